@@ -1,0 +1,34 @@
+//! orbhook: committed changes in PostgreSQL become webhooks.
+//!
+//! The state machine is SQL (`sql/`, in the order of `schema.rs`). Rust does what SQL cannot do well:
+//!
+//! * `emit`: records an event and its deliveries in the caller's transaction; `payload` measures and reads it;
+//! * `doorbell`: wakes a sidecar at commit, but only when one sleeps;
+//! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
+//! * `identity`: ids and signing secrets; `signature`: verification in SQL; `settings`: the server settings; `fault`: errors and their SQLSTATE.
+//!
+//! A panic is turned into an ERROR by pgrx, but an abort or a stack overflow would restart the whole server: nothing
+//! here recurses over data, and nothing here unwraps.
+
+use pgrx::prelude::*;
+
+mod doorbell;
+mod emit;
+mod fault;
+mod identity;
+mod judge;
+mod payload;
+mod render;
+mod schema;
+mod settings;
+mod signature;
+mod webhook;
+
+pgrx::pg_module_magic!(name, version);
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    doorbell::install();
+}

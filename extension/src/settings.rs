@@ -1,0 +1,58 @@
+//! Server settings (GUCs). Every name carries its unit.
+
+use std::ffi::CString;
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// Largest payload `orbhook_emit` takes, in bytes of its text. 256 KiB leaves room for any event a person wrote and
+/// keeps a claim of 200 deliveries within tens of megabytes.
+static PAYLOAD_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
+const PAYLOAD_BYTES_MAX_LOWEST: i32 = 1024;
+/// 25 MiB: what the largest receivers take, and far below what jsonb can hold.
+const PAYLOAD_BYTES_MAX_HIGHEST: i32 = 25 * 1024 * 1024;
+
+static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
+static ALLOW_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+pub(crate) fn payload_bytes_max() -> usize {
+    usize::try_from(PAYLOAD_BYTES_MAX.get()).unwrap_or_default()
+}
+
+/// Whether commits may ring the doorbell. Off: sidecars find work by polling.
+pub(crate) fn notify() -> bool {
+    NOTIFY.get()
+}
+
+/// Comma-separated CIDRs an endpoint may name although they are not public.
+pub(crate) fn allow_networks() -> String {
+    ALLOW_NETWORKS.get().map(|networks| networks.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub(crate) fn define() {
+    GucRegistry::define_int_guc(
+        c"orbhook.payload_bytes_max",
+        c"Largest payload orbhook_emit takes, in bytes of its text.",
+        c"A larger one is refused with SQLSTATE 54000.",
+        &PAYLOAD_BYTES_MAX,
+        PAYLOAD_BYTES_MAX_LOWEST,
+        PAYLOAD_BYTES_MAX_HIGHEST,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"orbhook.notify",
+        c"Whether a commit that makes something due may wake a sleeping sidecar with NOTIFY.",
+        c"Off: sidecars find it by polling, within a second.",
+        &NOTIFY,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"orbhook.allow_networks",
+        c"Networks a webhook's endpoint may name although they are not public: comma-separated CIDRs.",
+        c"The sidecar has a list of its own (--allow-network), and that one decides what is dialled.",
+        &ALLOW_NETWORKS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}

@@ -1,0 +1,189 @@
+-- Sidecars: who runs, who has died, who may sleep.
+--
+-- A sidecar registers a random id and holds an advisory lock on it for as long as its session lives. A lock seen free
+-- means the sidecar is gone: its id is marked dead for ever, and claim treats what it had as free. That takes a poll
+-- (a second) instead of a lease.
+--
+-- The doorbell: an idle sidecar holds one more advisory lock, K, exclusively. A transaction that made something due
+-- tries K shared just before it commits (extension/src/doorbell.rs). Granted: nobody sleeps, nothing to do. Refused:
+-- somebody sleeps, so one NOTIFY goes with the commit. A sidecar that has taken K looks once more before it sleeps, so
+-- whatever it does not see rings.
+--
+-- K is the pair (1869767272, 0); a sidecar's own lock is (1869767273, last 32 bits of its id). Advisory locks belong to
+-- one database, so two databases of a server do not meet.
+
+create function orbhook._sidecar_key(p_sidecar uuid) returns integer
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select ('x' || right(p_sidecar::text, 8))::bit(32)::integer $$;
+comment on function orbhook._sidecar_key(uuid) is 'Second half of a sidecar''s advisory lock.';
+
+create function orbhook.register(p_sidecar uuid, p_name text, p_version text, p_session boolean) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- The lock comes first: an id is in the table only while its lock is held, or after.
+    if p_session and not pg_try_advisory_lock(1869767273, orbhook._sidecar_key(p_sidecar)) then
+        return false;
+    end if;
+    insert into orbhook.instances (id, name, version, has_lock)
+    values (p_sidecar, left(p_name, 200), left(p_version, 50), p_session);
+    delete from orbhook.instances i where coalesce(i.stopped_at, i.died_at) < clock_timestamp() - interval '30 days';
+    perform orbhook._open_period();
+    return true;
+exception when unique_violation then
+    return false;
+end
+$$;
+comment on function orbhook.register(uuid, text, text, boolean) is
+    'A sidecar says it is here. p_session: take its advisory lock on this connection (not behind a transaction pooler). False: the id is taken, choose another.';
+
+create function orbhook.deregister(p_sidecar uuid) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update orbhook.instances i set stopped_at = clock_timestamp() where i.id = p_sidecar and i.stopped_at is null;
+end
+$$;
+comment on function orbhook.deregister(uuid) is 'A sidecar says it stops.';
+
+create function orbhook._open_period() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_monday  date := date_trunc('week', clock_timestamp())::date;
+    v_suffix  text := to_char(v_monday, 'YYYY_MM_DD');
+begin
+    if exists (select from orbhook.periods p where p.starts_on = v_monday) then
+        return;
+    end if;
+    -- Two sidecars on a Monday morning: the second waits here and then finds the row.
+    insert into orbhook.periods (starts_on) values (v_monday) on conflict do nothing;
+    if not found then
+        return;
+    end if;
+    -- Made at run time and attached, so that they are no members of the extension and can be dropped one by one.
+    -- Attaching to a list-partitioned table without a default partition scans nothing and lets inserts go on.
+    execute format('create table orbhook.deliveries_%s (like orbhook.deliveries including defaults including constraints including comments)', v_suffix);
+    execute format('create unique index on orbhook.deliveries_%s (id)', v_suffix);
+    execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
+    execute format('create index on orbhook.deliveries_%s using brin (finished_at)', v_suffix);
+    execute format('alter table orbhook.deliveries attach partition orbhook.deliveries_%s for values in (%L)', v_suffix, v_monday);
+    execute format('create table orbhook.attempts_%s (like orbhook.attempts including defaults including constraints including comments)', v_suffix);
+    execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
+    execute format('create index on orbhook.attempts_%s using brin (started_at)', v_suffix);
+    execute format('alter table orbhook.attempts attach partition orbhook.attempts_%s for values in (%L)', v_suffix, v_monday);
+end
+$$;
+comment on function orbhook._open_period() is
+    'Makes this week''s history partitions if they are missing. Until somebody does, results go to the latest that exists.';
+
+create function orbhook._period() returns date
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select max(p.starts_on) from orbhook.periods p where p.starts_on <= current_date $$;
+comment on function orbhook._period() is 'The period in which a delivery that ends now is kept.';
+
+create function orbhook._dead_sidecars() returns uuid[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    -- No lease lasts longer than 10 minutes (timeout + 10 s, pacing included), so older deaths no longer matter.
+    select coalesce(array_agg(i.id), '{}')
+    from orbhook.instances i
+    where i.died_at > clock_timestamp() - interval '10 minutes'
+$$;
+comment on function orbhook._dead_sidecars() is 'Sidecars that died within the longest lease.';
+
+create function orbhook._mark_dead(p_sidecar uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- The transaction-level try lets go by itself, so nothing stays behind in a pooled session.
+    update orbhook.instances i
+    set died_at = clock_timestamp()
+    where i.has_lock and i.died_at is null and i.stopped_at is null
+      and i.id is distinct from p_sidecar
+      and pg_try_advisory_xact_lock(1869767273, orbhook._sidecar_key(i.id));
+end
+$$;
+comment on function orbhook._mark_dead(uuid) is 'Marks every registered sidecar whose lock is free as dead; p_sidecar, who asks, excepted.';
+
+create function orbhook.look(p_sidecar uuid) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now  timestamptz;
+    v_dead uuid[];
+    v_next timestamptz;
+begin
+    perform orbhook._mark_dead(p_sidecar);
+    if not exists (select from orbhook.periods p where p.starts_on = date_trunc('week', clock_timestamp())::date) then
+        perform orbhook._open_period();
+    end if;
+    v_dead := orbhook._dead_sidecars();
+    v_now := clock_timestamp();
+
+    with recursive waiting (webhook_id) as (
+        (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
+        union all
+        select (select d.webhook_id from orbhook.deliveries_open d
+                where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
+        from waiting w
+        where w.webhook_id is not null
+    )
+    select min(greatest(front.free_at, s.paused_until, s.next_send_at - interval '1 second'))
+    into v_next
+    from waiting q
+    left join orbhook.webhooks w on w.id = q.webhook_id
+    left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+    cross join lateral (
+        -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
+        select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
+        from (select o.lease_until, o.claimed_by, o.due_at
+              from orbhook.deliveries_open o
+              where o.webhook_id = q.webhook_id
+              order by o.due_at
+              limit coalesce(w.max_in_flight, 1)) d) front
+    where q.webhook_id is not null
+      and (w.id is null or (w.active and not w.paused));
+
+    select least(v_next, min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end))
+    into v_next
+    from orbhook.deliveries_open d
+    where d.is_test;
+
+    -- greatest and least pass over nulls, and nothing pending is null.
+    return case when v_next is not null
+                then least(greatest(ceil(extract(epoch from v_next - v_now) * 1000), 0), 2147483647)::integer end;
+end
+$$;
+comment on function orbhook.look(uuid) is
+    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars and opens the week''s partitions; called at least once a second.';
+
+create function orbhook.doze(p_sidecar uuid, out state text, out wait_ms integer)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if pg_try_advisory_lock(1869767272, 0) then
+        state := 'dozing';
+    elsif exists (select from pg_locks l
+                  where l.locktype = 'advisory' and l.classid = 1869767272 and l.objid = 0 and l.objsubid = 2
+                    and l.mode = 'ExclusiveLock' and l.granted
+                    and l.database = (select d.oid from pg_database d where d.datname = current_database())) then
+        state := 'listening';
+    else
+        state := 'refused';
+    end if;
+    -- After the lock, and as a statement of its own, so that it sees what committed before the lock was there.
+    wait_ms := orbhook.look(p_sidecar);
+end
+$$;
+comment on function orbhook.doze(uuid) is
+    'Before sleep: takes the doorbell lock and looks once more. state: dozing (it holds the lock), listening (another sidecar does), refused (emitters are committing; try again in a few milliseconds). wait_ms: as orbhook.look.';
+
+create function orbhook.rouse() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_unlock(1869767272, 0);
+end
+$$;
+comment on function orbhook.rouse() is 'Awake again: lets go of the doorbell lock.';

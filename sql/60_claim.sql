@@ -1,0 +1,201 @@
+-- Claiming: what is due becomes leased requests, ready to be sent.
+--
+-- One claim goes from webhook to webhook, beginning after the one where the last claim stopped, and takes some from
+-- each, so that a million rows of one webhook cost its neighbours nothing. It locks the webhook_state row of each
+-- webhook it serves (skipping those another claim is serving) and only then looks at the queue: pacing and the in-flight
+-- cap are decided by one claim at a time. It waits for nobody.
+--
+-- What must stay true
+--   * the lease is durable before anything is sent. An application may commit with synchronous_commit = off; the claim
+--     commits with it on, and as the log is sequential, that makes the application's commit durable as well. Without
+--     this a crash could leave a webhook sent for a transaction that never happened;
+--   * a delivery is leased for its timeout and 10 s more. The sidecar sends nothing when less than timeout + 5 s is left;
+--   * a request that cannot be rendered ends its own delivery, with a reason, and no other.
+--
+-- Lock order: webhook_state, then deliveries_open.
+
+create type orbhook.request as (
+    delivery_id   uuid,
+    attempt       integer,
+    webhook_id    uuid,
+    event_type    text,
+    headers       text,
+    body          text,
+    secrets       text,
+    timeout_ms    integer,
+    lease_ms      integer,
+    send_after_ms integer
+);
+comment on type orbhook.request is
+'One leased delivery as a whole request. headers: JSON array of {"name", "prefix", "secret"}: the value is prefix plus the secret of that name. secrets: JSON object of name to value ("endpoint" is the URL). lease_ms and send_after_ms count from the claim.';
+
+create function orbhook._render_delivery(
+    p_provider text, p_target text, p_config text, p_secret_names text[],
+    p_event_id text, p_event_type text, p_occurred_at text, p_is_test boolean, p_payload text) returns text[]
+language c volatile
+as 'MODULE_PATHNAME', 'render_delivery_wrapper';
+comment on function orbhook._render_delivery(text, text, text, text[], text, text, text, boolean, text) is
+    'Array of four: headers (JSON), body, null, null; or null, null, status the delivery ends with (failed, cancelled), reason. Never raises on data.';
+
+create function orbhook._rfc3339(p_time timestamptz) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
+comment on function orbhook._rfc3339(timestamptz) is 'A time as RFC 3339 in UTC with microseconds.';
+
+create function orbhook.claim(p_sidecar uuid, p_batch integer, p_after uuid) returns setof orbhook.request
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now       timestamptz := clock_timestamp();
+    v_dead      uuid[] := orbhook._dead_sidecars();
+    v_ids       uuid[];
+    v_send_at   timestamptz[];
+    v_requests  orbhook.request[];
+    v_problems  orbhook._ending[];
+begin
+    -- Never lowered: remote_write and remote_apply are stronger than on.
+    if current_setting('synchronous_commit') in ('off', 'local') then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+
+    with recursive waiting (webhook_id, due_at) as (
+        -- One step from each webhook to the next along the index (webhook_id, due_at).
+        (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
+        union all
+        select n.webhook_id, n.due_at
+        from waiting w
+        cross join lateral (
+            select d.webhook_id, d.due_at from orbhook.deliveries_open d
+            where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
+    ), serving as (
+        select w.id, w.max_in_flight, w.rate_limit_per_second as rate,
+               greatest(s.next_send_at, v_now) as first_send_at
+        from waiting q
+        join orbhook.webhooks w on w.id = q.webhook_id
+        join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        where q.due_at <= v_now and w.active and not w.paused
+          and s.paused_until <= v_now and s.next_send_at <= v_now + interval '1 second'
+        order by w.id <= p_after, w.id
+        limit p_batch
+        for update of s skip locked
+    ), share as (
+        -- Tokens are handed out for one second ahead at most, so that pausing a webhook takes effect within a second.
+        select v.*,
+               greatest(ceil(p_batch::numeric / count(*) over ()), 1) as fair,
+               floor(extract(epoch from v_now + interval '1 second' - v.first_send_at) * v.rate) + 1 as tokens
+        from serving v
+    ), front as (
+        select h.id as webhook_id, q.id as delivery_id, h.rate, h.first_send_at, q.leased,
+               least(h.fair, h.tokens, h.max_in_flight - count(*) filter (where q.leased) over (partition by h.id)) as room,
+               row_number() over (partition by h.id, q.leased order by q.due_at, q.id) as place
+        from share h
+        cross join lateral (
+            select d.id, d.due_at,
+                   coalesce(d.lease_until > v_now and d.claimed_by <> all (v_dead), false) as leased
+            from orbhook.deliveries_open d
+            where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
+            order by d.due_at
+            limit h.max_in_flight) q
+    ), chosen as (
+        select f.delivery_id, f.webhook_id,
+               case when f.rate is null then v_now
+                    else f.first_send_at + make_interval(secs => ((f.place - 1) / f.rate)::double precision) end as send_at
+        from front f
+        where not f.leased and f.place <= f.room
+        order by f.place, f.webhook_id <= p_after, f.webhook_id
+        limit p_batch
+    ), paced as (
+        update orbhook.webhook_state s
+        set next_send_at = c.last_send_at + make_interval(secs => (1 / w.rate_limit_per_second)::double precision)
+        from (select h.webhook_id, max(h.send_at) as last_send_at from chosen h group by h.webhook_id) c
+        join orbhook.webhooks w on w.id = c.webhook_id
+        where s.webhook_id = c.webhook_id and w.rate_limit_per_second is not null
+    ), tests as (
+        -- A test goes out at once, also to a webhook that is paused, switched off or over its pace.
+        select d.id, v_now as send_at
+        from orbhook.deliveries_open d
+        where d.is_test and d.due_at <= v_now
+          and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
+        order by d.due_at
+        limit p_batch
+    )
+    select array_agg(a.id), array_agg(a.send_at)
+    into v_ids, v_send_at
+    from (select c.delivery_id as id, c.send_at from chosen c union all select t.id, t.send_at from tests t) a;
+
+    if v_ids is null then
+        perform orbhook._cancel_deliveries_without_webhook();
+        return;
+    end if;
+
+    -- A late settle may hold one of these rows, or another claim a test: those are left for the next time.
+    with free as (
+        select d.id, d.attempts, d.outcome_attempt, d.lease_until, d.claimed_by, d.webhook_id, a.send_at
+        from unnest(v_ids, v_send_at) as a (id, send_at)
+        join orbhook.deliveries_open d on d.id = a.id
+        where d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead)
+        for update of d skip locked
+    ), unknown as (
+        -- The sidecar that had it never said what came of it.
+        insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, error_class, error, period)
+        select f.id, f.attempts, f.webhook_id, f.claimed_by,
+               f.lease_until - make_interval(secs => w.timeout_seconds::double precision + 10), 'unknown',
+               'the sidecar stopped before it reported; the request may have arrived', orbhook._period()
+        from free f
+        join orbhook.webhooks w on w.id = f.webhook_id
+        where f.attempts > f.outcome_attempt
+    ), leased as (
+        update orbhook.deliveries_open d
+        set attempts = d.attempts + 1,
+            lease_until = f.send_at + make_interval(secs => w.timeout_seconds::double precision + 10),
+            claimed_by = p_sidecar
+        from free f
+        join orbhook.webhooks w on w.id = f.webhook_id
+        where d.id = f.id
+        returning d.*, f.send_at, w.provider_type, w.target, w.provider_config, w.timeout_seconds, w.max_age_seconds
+    ), rendered as (
+        select l.*, e.event_type, s.secrets, s.names, r.parts,
+               case when l.attempts - l.outcome_attempt > 20 then 'failed'
+                    when e.id is null then 'cancelled'
+                    when l.created_at < v_now - make_interval(secs => l.max_age_seconds::double precision) then 'cancelled'
+                    when s.names is null or not 'endpoint' = any (s.names) then 'failed'
+                    else r.parts[3] end as ends_as,
+               case when l.attempts - l.outcome_attempt > 20 then 'outcome unknown: 20 sidecars in a row stopped without reporting'
+                    when e.id is null then 'the event is no longer there'
+                    when l.created_at < v_now - make_interval(secs => l.max_age_seconds::double precision) then 'older than maxAgeSeconds'
+                    when s.names is null or not 'endpoint' = any (s.names) then 'the webhook has no endpoint; set one with orbhook_update_webhook'
+                    else r.parts[4] end as reason
+        from leased l
+        left join orbhook.events e on e.id = l.event_id
+        left join lateral (
+            select array_agg(x.name) as names, jsonb_object_agg(x.name, x.value)::text as secrets
+            from orbhook.webhook_secrets x
+            where x.webhook_id = l.webhook_id and (x.expires_at is null or x.expires_at > v_now)) s on true
+        left join lateral orbhook._render_delivery(
+            l.provider_type, l.target, l.provider_config::text, s.names,
+            e.id::text, e.event_type, orbhook._rfc3339(e.occurred_at), l.is_test, e.payload::text) as r (parts) on true
+    )
+    select array_agg(row(r.id, r.attempts, r.webhook_id, r.event_type, r.parts[1], r.parts[2], r.secrets,
+                         (r.timeout_seconds * 1000)::integer,
+                         (extract(epoch from r.lease_until - v_now) * 1000)::integer,
+                         greatest(extract(epoch from r.send_at - v_now) * 1000, 0)::integer)::orbhook.request
+                     order by r.webhook_id <= p_after, r.webhook_id, r.send_at)
+               filter (where r.ends_as is null),
+           array_agg(row(r.id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
+    into v_requests, v_problems
+    from rendered r;
+
+    if v_problems is not null then
+        insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, error_class, error, period)
+        select d.id, d.attempts, d.webhook_id, p_sidecar, v_now, 0, 'render', p.last_error, orbhook._period()
+        from unnest(v_problems) p
+        join orbhook.deliveries_open d on d.id = p.delivery_id
+        where p.status = 'failed';
+        perform orbhook._finish(v_problems);
+    end if;
+
+    return query select q.* from unnest(v_requests) q;
+end
+$$;
+comment on function orbhook.claim(uuid, integer, uuid) is
+    'Leases up to p_batch due deliveries to a sidecar and returns them as requests. p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn.';
