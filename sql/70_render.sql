@@ -45,9 +45,7 @@ begin
     end if;
     method := 'POST';
     url := v_webhook.endpoint_scheme || '://' || v_webhook.endpoint_host || '/********';
-    select jsonb_build_object('Content-Type', 'application/json')
-           || coalesce(jsonb_object_agg(h ->> 'name', (h ->> 'prefix') || case when h ->> 'secret' is null then '' else '********' end), '{}')
-           || coalesce((select jsonb_object_agg(substr(n, 8), '********') from unnest(v_names) n where n like 'header.%'), '{}')
+    select jsonb_object_agg(h ->> 'name', (h ->> 'prefix') || case when h ->> 'secret' is null then '' else '********' end)
     into headers
     from jsonb_array_elements(v_parts[1]::jsonb) h;
     body := v_parts[2];

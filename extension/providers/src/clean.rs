@@ -3,8 +3,8 @@
 const ISOLATE: char = '\u{2068}';
 const END_OF_ISOLATE: char = '\u{2069}';
 
-/// One line of text: a run of control characters and line ends becomes a space, so that a name cannot fake another bullet, and
-/// marks that reorder text are dropped.
+/// One line of text: a run of control characters and line ends becomes a space, so that a name cannot fake
+/// another bullet, and marks that reorder text are dropped.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let mut gap = false;
@@ -22,7 +22,8 @@ pub(crate) fn one_line(text: &str) -> String {
     line.trim().to_owned()
 }
 
-/// Isolates a line that is written right to left, so that it does not turn its label around. Adds at most two characters.
+/// Isolates a line that is written right to left, so that it does not turn its label around. Adds at most two
+/// characters.
 pub(crate) fn isolate(line: String) -> String {
     if line.chars().any(runs_right_to_left) { format!("{ISOLATE}{line}{END_OF_ISOLATE}") } else { line }
 }

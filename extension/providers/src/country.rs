@@ -1,6 +1,7 @@
 //! Countries as two letters.
 
-/// The ISO 3166-1 alpha-2 code of a country given as code or English name, in any case; `None` when it is neither.
+/// The ISO 3166-1 alpha-2 code of a country given as code or English name, in any case; `None` when it is
+/// neither.
 pub(crate) fn to_code(text: &str) -> Option<&'static str> {
     let wanted = text.trim();
     entries()

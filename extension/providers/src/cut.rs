@@ -9,8 +9,8 @@ pub(crate) const ELLIPSIS: &str = "…";
 
 /// Shortens `text` to at most `units_max` as `measure` counts them, the ellipsis included.
 ///
-/// Cuts between graphemes only: a family emoji stays whole or goes. Text that is escaped later is measured as escaped, so a
-/// cut never lands inside an entity.
+/// Cuts between graphemes only: a family emoji stays whole or goes. Text that is escaped later is measured as
+/// escaped, so a cut never lands inside an entity.
 pub(crate) fn cut(text: &str, units_max: usize, measure: fn(&str) -> usize) -> Cow<'_, str> {
     if measure(text) <= units_max {
         return Cow::Borrowed(text);

@@ -1,4 +1,5 @@
-//! Slack's escaping: exactly three characters, which is also what keeps a name from mentioning a channel or hiding a link.
+//! Slack's escaping: exactly three characters, which is also what keeps a name from mentioning a channel or
+//! hiding a link.
 
 /// Escapes `&`, `<` and `>` and nothing else, as Slack's formatting reference asks.
 pub(crate) fn escape(text: &str) -> String {
@@ -14,7 +15,8 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// Length of the escaped text in UTF-16 units.
 ///
-/// Slack does not say whether its limits count characters, UTF-16 units or bytes; this is the largest of the first two.
+/// Slack does not say whether its limits count characters, UTF-16 units or bytes; this is the largest of the
+/// first two.
 pub(crate) fn escaped_units(text: &str) -> usize {
     text.chars().map(|character| entity(character).map_or(character.len_utf16(), str::len)).sum()
 }

@@ -27,7 +27,8 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// Reads the payload of an event. Too deep or unreadable is a reason for the delivery to fail, and nothing else is.
+    /// Reads the payload of an event. Too deep or unreadable is a reason for the delivery to fail, and
+    /// nothing else is.
     pub(crate) fn read(event: &Event<'_>) -> Result<Payload, Unrenderable> {
         let map = json::parse_object(event.payload)
             .map_err(|fault| Unrenderable::Payload(format!("the payload {fault}")))?;
@@ -67,7 +68,8 @@ impl Payload {
         self.map.iter()
     }
 
-    /// The producer's own `timestamp`, untouched, when it is a time; otherwise when orbhook says the event occurred.
+    /// The producer's own `timestamp`, untouched, when it is a time; otherwise when orbhook says the event
+    /// occurred.
     pub(crate) fn occurred_at(&self, event: &Event<'_>) -> String {
         match self.map.get("timestamp") {
             Some(Value::String(text)) if Moment::parse(text).is_some() => text.clone(),

@@ -1,7 +1,7 @@
 //! The parts of a payload that belong to a family of events: payment, device, security, system and usage.
 //!
-//! A producer may put such a value into the family's own object (`"payment": {"amount": 5}`), or, in an event of that family, at
-//! the top (`"amount": 5` or `"paymentAmount": 5`).
+//! A producer may put such a value into the family's own object (`"payment": {"amount": 5}`), or, in an event
+//! of that family, at the top (`"amount": 5` or `"paymentAmount": 5`).
 
 use serde_json::{Map, Value};
 

@@ -1,7 +1,7 @@
 //! Any receiver, in the shape and with the status codes of the Standard Webhooks recommendation.
 //!
-//! The body is `{"type", "timestamp", "data"}` with the payload as it was emitted, byte for byte and at any depth;
-//! a test call adds `"test": true`. `providerSpecificConfig` has no keys.
+//! The body is `{"type", "timestamp", "data"}` with the payload as it was emitted, byte for byte and at any
+//! depth; a test call adds `"test": true`. `providerSpecificConfig` has no keys.
 
 use serde_json::value::RawValue;
 
@@ -12,7 +12,8 @@ use crate::render::{Request, Unrenderable};
 pub(crate) const CONFIG_KEYS: &[&str] = &[];
 
 pub(crate) fn render(event: &Event<'_>) -> Result<Request, Unrenderable> {
-    // Checked, but not built: serde_json skips over a raw value without recursion and without reading its numbers.
+    // Checked, but not built: serde_json skips over a raw value without recursion and without reading its
+    // numbers.
     let data: &RawValue = serde_json::from_str(event.payload).map_err(|error| {
         Unrenderable::Payload(format!(
             "the payload is not valid JSON at line {} column {}",
@@ -32,7 +33,8 @@ pub(crate) fn render(event: &Event<'_>) -> Result<Request, Unrenderable> {
 
 /// Every 2xx is delivered and 410 ends the endpoint, as the recommendation says.
 ///
-/// Other answers use up the retries, redirects and 4xx included: a receiver of one's own is often only wrong for a while.
+/// Other answers use up the retries, redirects and 4xx included: a receiver of one's own is often only wrong
+/// for a while.
 pub(crate) fn judge(response: &Response<'_>) -> Verdict {
     const WHO: &str = "the receiver";
     match response.status {

@@ -1,10 +1,12 @@
 //! GoHighLevel has two doors, and what one accepts the other refuses.
 //!
-//! * `inbound`: the Inbound Webhook trigger of a workflow. The URL is the secret, any JSON object is accepted.
+//! * `inbound`: the Inbound Webhook trigger of a workflow. The URL is the secret, any JSON object is
+//!   accepted.
 //! * `api`: `POST /contacts/upsert` of API 2.0 with a token; a property it does not know is an error.
 //!
-//! `providerSpecificConfig`: `locationId`, `apiKey`, `source`, `target` (chooses the door; otherwise the endpoint's host does),
-//! `customFieldIds` (api only: name of a custom field as the inbound body has it, to its id in the location).
+//! `providerSpecificConfig`: `locationId`, `apiKey`, `source`, `target` (chooses the door; otherwise the
+//! endpoint's host does), `customFieldIds` (api only: name of a custom field as the inbound body has it, to
+//! its id in the location).
 //!
 //! A test call is marked `"test": true` in the inbound body.
 //! The API refuses unknown properties, so there the `source` of the contact ends in `(orbhook test)`.
@@ -35,7 +37,8 @@ pub(crate) const API_HEADERS: &[&str] = &["authorization", "version", "accept"];
 pub(crate) const API: &str = "api";
 pub(crate) const INBOUND: &str = "inbound";
 
-/// The only version in the header's documented list; the vendor's own SDK has another default, which is not in it.
+/// The only version in the header's documented list; the vendor's own SDK has another default, which is not
+/// in it.
 const API_VERSION: &str = "2021-07-28";
 
 const API_HOST: &str = "services.leadconnectorhq.com";
@@ -45,7 +48,8 @@ const UPSERT_PATH: &str = "/contacts/upsert";
 const TEXT_CHARS_MAX: usize = 200;
 const CUSTOM_FIELDS_MAX: usize = 100;
 
-/// HighLevel documents no length for these texts. A longer one is cut, which keeps the body of a hostile event below 1 MB.
+/// HighLevel documents no length for these texts. A longer one is cut, which keeps the body of a hostile
+/// event below 1 MB.
 const VALUE_UNITS_MAX: usize = 2_000;
 
 pub(crate) fn check_config(config: &Keys<'_>) -> Result<(), ConfigError> {
@@ -83,7 +87,8 @@ fn as_target(text: &str) -> Option<&'static str> {
     [API, INBOUND].into_iter().find(|target| target.eq_ignore_ascii_case(text.trim()))
 }
 
-/// The door behind an endpoint: the API's host, except for its `/hooks/` paths, is the API; every other host is inbound.
+/// The door behind an endpoint: the API's host, except for its `/hooks/` paths, is the API; every other host
+/// is inbound.
 pub(crate) fn target_of(endpoint: &Url) -> &'static str {
     match endpoint.host_str() {
         Some(API_V1_HOST) => API,

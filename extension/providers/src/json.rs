@@ -1,18 +1,21 @@
 //! Reading JSON that others wrote, with a limit on its depth.
 //!
-//! serde_json's own `Value` gives two keys a meaning: with `arbitrary_precision` and `raw_value` an object that holds
-//! `$serde_json::private::RawValue` is parsed again from its string, each time with a fresh recursion limit.
-//! A payload could use that to grow the stack until the server dies, so values are built here, key by key.
+//! serde_json's own `Value` gives two keys a meaning: with `arbitrary_precision` and `raw_value` an object
+//! that holds `$serde_json::private::RawValue` is parsed again from its string, each time with a fresh
+//! recursion limit. A payload could use that to grow the stack until the server dies, so values are built
+//! here, key by key.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Levels of nesting below the outermost value. serde_json itself refuses more than 127, the outermost included.
+/// Levels of nesting below the outermost value. serde_json itself refuses more than 127, the outermost
+/// included.
 pub(crate) const DEPTH_MAX: usize = 100;
 
-/// Reads one object, at most [`DEPTH_MAX`] levels deep. Numbers keep every digit, a repeated key keeps its last value.
+/// Reads one object, at most [`DEPTH_MAX`] levels deep. Numbers keep every digit, a repeated key keeps its
+/// last value.
 ///
 /// The error says in words what is wrong and quotes nothing of the text.
 pub(crate) fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
@@ -43,7 +46,8 @@ pub(crate) fn scalar_text(value: &Value) -> Option<String> {
 const TOO_DEEP: &str = "is nested more than 100 levels deep";
 
 fn in_words(error: &serde_json::Error) -> String {
-    // Data errors come from the visitor below and carry a fixed text; the others name a line and a column only.
+    // Data errors come from the visitor below and carry a fixed text; the others name a line and a column
+    // only.
     if error.is_data() {
         TOO_DEEP.to_owned()
     } else {

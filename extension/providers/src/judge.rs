@@ -17,7 +17,8 @@ pub struct Response<'a> {
     pub now_unix_seconds: i64,
 }
 
-/// What a response means for the delivery and its webhook. Reasons are sentences for a person and hold no URL.
+/// What a response means for the delivery and its webhook. Reasons are sentences for a person and hold no
+/// URL.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Accepted. `note` is worth keeping: an id at the receiver, or a doubt.
@@ -26,7 +27,8 @@ pub enum Verdict {
     Retry {
         /// What the receiver asked for; finite and never negative.
         after_seconds: Option<f64>,
-        /// The receiver said that there are too many requests: not the message's fault, so it uses up no retry.
+        /// The receiver said that there are too many requests: not the message's fault, so it uses up no
+        /// retry.
         rate_limited: bool,
         /// The whole webhook waits for `after_seconds`, not this delivery alone.
         pause: bool,
@@ -89,7 +91,8 @@ pub(crate) fn rate_limited(who: &str, response: &Response<'_>, after_seconds: Op
     Verdict::Retry { after_seconds, rate_limited: true, pause: after_seconds.is_some(), reason }
 }
 
-/// Trouble on the receiver's side. 502, 503 and 504 with a `Retry-After` speak for the whole receiver, so the webhook pauses.
+/// Trouble on the receiver's side. 502, 503 and 504 with a `Retry-After` speak for the whole receiver, so the
+/// webhook pauses.
 pub(crate) fn server_trouble(who: &str, response: &Response<'_>) -> Verdict {
     let after_seconds = response.retry_after();
     let pause = after_seconds.is_some() && matches!(response.status, 502..=504);

@@ -1,9 +1,10 @@
 //! What each provider gets for an event, and what its answer means.
 //!
 //! Pure functions: no server, no I/O, no clock.
-//! [`render()`] turns an event into a request, [`judge()`] turns a response into a verdict, and [`webhook::validate`] turns the
-//! configuration object of the product document into a record.
-//! A provider is one module: the keys of its `providerSpecificConfig`, its body, its headers and its judgement.
+//! [`render()`] turns an event into a request, [`judge()`] turns a response into a verdict, and
+//! [`webhook::validate`] turns the configuration object of the product document into a record.
+//! A provider is one module: the keys of its `providerSpecificConfig`, its body, its headers and its
+//! judgement.
 
 mod clean;
 mod country;

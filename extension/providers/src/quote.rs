@@ -5,7 +5,8 @@ use crate::cut::{cut, utf16_units};
 /// At most this much of a body is quoted: enough for an error message, too little for a record of data.
 const QUOTE_CHARS_MAX: usize = 100;
 
-/// The beginning of a body as a quotation on one line, at most 100 characters with its marks; `None` when nothing is worth it.
+/// The beginning of a body as a quotation on one line, at most 100 characters with its marks; `None` when
+/// nothing is worth it.
 ///
 /// Addresses are left out, since for many receivers the URL is the secret. A page of HTML is only named.
 pub(crate) fn quote(body: &str) -> Option<String> {

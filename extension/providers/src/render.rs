@@ -10,7 +10,8 @@ use crate::{generic, gohighlevel, json, slack, zapier};
 /// What is known of a webhook when one of its deliveries is rendered.
 #[derive(Clone, Copy)]
 pub struct Settings<'a> {
-    /// `providerSpecificConfig` as JSON text, without its secrets. Keys the provider does not use are ignored.
+    /// `providerSpecificConfig` as JSON text, without its secrets. Keys the provider does not use are
+    /// ignored.
     pub config: &'a str,
     /// GoHighLevel only: `api` or `inbound`, decided when the webhook was configured.
     /// `None` leaves it to the configuration's `target`, and without that means `inbound`.
@@ -22,13 +23,15 @@ pub struct Settings<'a> {
 /// A request, always a POST to the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Request {
-    /// `Content-Type`, the provider's own headers, then the webhook's `headers`. The signature is the sidecar's to add.
+    /// `Content-Type`, the provider's own headers, then the webhook's `headers`. The signature is the
+    /// sidecar's to add.
     pub headers: Vec<Header>,
     /// JSON in UTF-8.
     pub body: String,
 }
 
-/// One header. With `secret` set, `prefix` is followed by the stored secret of that name, which only the sidecar fills in.
+/// One header. With `secret` set, `prefix` is followed by the stored secret of that name, which only the
+/// sidecar fills in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Header {
     pub name: String,
@@ -49,7 +52,8 @@ impl Header {
 /// Why there is no request for an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unrenderable {
-    /// The target identifies contacts by e-mail or phone and the event has neither. The delivery ends as `cancelled`.
+    /// The target identifies contacts by e-mail or phone and the event has neither. The delivery ends as
+    /// `cancelled`.
     #[error("no contact identity")]
     NoContactIdentity,
     /// The payload or the provider's configuration cannot be read; says why. The delivery ends as `failed`.
@@ -57,7 +61,8 @@ pub enum Unrenderable {
     Payload(String),
 }
 
-/// Renders one event for one webhook. The same input always gives the same bytes, so a retry repeats its request.
+/// Renders one event for one webhook. The same input always gives the same bytes, so a retry repeats its
+/// request.
 pub fn render(
     provider: Provider,
     event: &Event<'_>,

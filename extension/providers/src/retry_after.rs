@@ -2,9 +2,11 @@
 
 use std::time::UNIX_EPOCH;
 
-/// Seconds to wait, from a number of seconds or an HTTP date. Always finite and never negative; a date in the past is 0.
+/// Seconds to wait, from a number of seconds or an HTTP date. Always finite and never negative; a date in the
+/// past is 0.
 ///
-/// Anything else is `None`: the header comes from a stranger. How long a wait is honoured is the caller's decision.
+/// Anything else is `None`: the header comes from a stranger. How long a wait is honoured is the caller's
+/// decision.
 pub fn retry_after_seconds(value: &str, now_unix_seconds: i64) -> Option<f64> {
     let value = value.trim();
     if value.is_empty() || value.len() > VALUE_BYTES_MAX {

@@ -1,11 +1,12 @@
 //! Slack: an incoming webhook takes a message of blocks and a fallback text, and answers with one word.
 //!
 //! `providerSpecificConfig`: `channel`, `username`, `icon_emoji`, `icon_url`, sent when set.
-//! Slack honours them on legacy webhooks only; a webhook of an app always posts as the app, to the channel chosen at
-//! installation. With both icons set `icon_emoji` is sent.
+//! Slack honours them on legacy webhooks only; a webhook of an app always posts as the app, to the channel
+//! chosen at installation. With both icons set `icon_emoji` is sent.
 //!
 //! A test call says so on the first line.
 
+mod lines;
 mod sections;
 mod words;
 
@@ -26,7 +27,8 @@ pub(crate) const CONFIG_KEYS: &[&str] = &["channel", "username", "icon_emoji", "
 /// Slack's limit for the text of a section block.
 const SECTION_UNITS_MAX: usize = 3_000;
 
-/// Slack refuses messages of about 13,200 characters over all blocks with `msg_blocks_too_long`; undocumented, so with margin.
+/// Slack refuses messages of about 13,200 characters over all blocks with `msg_blocks_too_long`;
+/// undocumented, so with margin.
 const MESSAGE_UNITS_MAX: usize = 12_000;
 
 /// A section that would get less room than this is left out.
@@ -80,7 +82,8 @@ pub(crate) fn render(event: &Event<'_>, payload: &Payload, config: &Map<String, 
     // A link in somebody's name would otherwise be fetched and shown as a preview.
     body.insert("unfurl_links".to_owned(), false.into());
     body.insert("unfurl_media".to_owned(), false.into());
-    // Invisible in the channel. Slack has no idempotency key, so this is what tells two messages of one event apart.
+    // Invisible in the channel. Slack has no idempotency key, so this is what tells two messages of one event
+    // apart.
     let mark = json!({"event_id": event.id, "test": event.test});
     body.insert(
         "metadata".to_owned(),

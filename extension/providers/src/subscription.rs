@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::event::{Event, Payload, filled};
 use crate::time::Moment;
 
-/// `CANCELLED` or `EXPIRED` in those events, else `TRIAL`, `INACTIVE` or `ACTIVE`; empty without a subscription.
+/// `CANCELLED` or `EXPIRED` in those events, else `TRIAL`, `INACTIVE` or `ACTIVE`; empty without a
+/// subscription.
 ///
 /// INACTIVE: the user or the subscription is not active, or it expired before the event.
 pub(crate) fn status(event: &Event<'_>, payload: &Payload) -> &'static str {
@@ -31,8 +32,8 @@ pub(crate) fn status(event: &Event<'_>, payload: &Payload) -> &'static str {
 
 /// Length of the subscription in whole days, as text.
 ///
-/// `durationDays` when the producer says it, else from `startsAt` to `expiresAt`; in an event that starts a period, from the
-/// event to `expiresAt`. `None` when nothing says it or the end lies before the start.
+/// `durationDays` when the producer says it, else from `startsAt` to `expiresAt`; in an event that starts a
+/// period, from the event to `expiresAt`. `None` when nothing says it or the end lies before the start.
 pub(crate) fn duration_days(event: &Event<'_>, payload: &Payload) -> Option<String> {
     if let Some(days) =
         payload.part("subscription").and_then(|part| part.get("durationDays")).and_then(whole_days)

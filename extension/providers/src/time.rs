@@ -18,7 +18,8 @@ const TEXT_BYTES_MAX: usize = 100;
 static PARSER: DateTimeParser = DateTimeParser::new();
 
 impl Moment {
-    /// Reads ISO 8601 as PostgreSQL, JavaScript or Java print it. Words such as `infinity` and anything else give `None`.
+    /// Reads ISO 8601 as PostgreSQL, JavaScript or Java print it. Words such as `infinity` and anything else
+    /// give `None`.
     pub(crate) fn parse(text: &str) -> Option<Moment> {
         if text.len() > TEXT_BYTES_MAX {
             return None;

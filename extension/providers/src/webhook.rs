@@ -1,8 +1,9 @@
 //! The configuration object of the product document, from JSON to a record.
 //!
-//! The keys are camelCase, as the document prints them. Required: `name`, `providerType`, `endpoint`, `subscribedEvents`.
-//! Optional: `active`, `providerSpecificConfig`, `maxRetries`, `retryDelay`, `rateLimit`, `timeoutSeconds`, `maxInFlight`,
-//! `maxAgeSeconds`, `filter`, `headers`, `signingSecret`. Defaults are not filled in here.
+//! The keys are camelCase, as the document prints them. Required: `name`, `providerType`, `endpoint`,
+//! `subscribedEvents`. Optional: `active`, `providerSpecificConfig`, `maxRetries`, `retryDelay`, `rateLimit`,
+//! `timeoutSeconds`, `maxInFlight`, `maxAgeSeconds`, `filter`, `headers`, `signingSecret`. Defaults are not
+//! filled in here.
 //!
 //! Whether an event type exists and whether an address may be called is decided elsewhere.
 
@@ -28,7 +29,8 @@ pub use self::secret::MASK;
 use crate::json;
 use crate::provider::Provider;
 
-/// Browsers and proxies agree on about this much; HighLevel's and Slack's URLs have fewer than 200 characters.
+/// Browsers and proxies agree on about this much; HighLevel's and Slack's URLs have fewer than 200
+/// characters.
 pub(crate) const URL_CHARS_MAX: usize = 2_048;
 
 const NAME_CHARS_MAX: usize = 200;
@@ -106,11 +108,13 @@ pub struct Webhook {
     pub endpoint_scheme: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_host: Option<String>,
-    /// Present whenever provider, endpoint or provider configuration were given; null for all but GoHighLevel.
+    /// Present whenever provider, endpoint or provider configuration were given; null for all but
+    /// GoHighLevel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Option<String>>,
     /// What to store (a text) or remove (null): `endpoint`, `signing`, `apiKey`, `api_key`, `header.<Name>`.
-    /// A secret that is not named stays as it is. Headers are replaced as a whole: those no longer given are null here.
+    /// A secret that is not named stays as it is. Headers are replaced as a whole: those no longer given are
+    /// null here.
     pub secrets: BTreeMap<String, Option<String>>,
 }
 
@@ -136,8 +140,8 @@ pub struct ConfigError {
 
 /// Checks a configuration object.
 ///
-/// Without `current` it is a new webhook and the required keys must be there; with it, `config` holds any subset of changes.
-/// In an update [`MASK`] in place of a secret means that the secret stays.
+/// Without `current` it is a new webhook and the required keys must be there; with it, `config` holds any
+/// subset of changes. In an update [`MASK`] in place of a secret means that the secret stays.
 pub fn validate(config: &str, current: Option<&Current>) -> Result<Webhook, ConfigError> {
     let map = json::parse_object(config).map_err(|fault| ConfigError {
         key: "the configuration".to_owned(),
@@ -186,7 +190,8 @@ pub fn validate(config: &str, current: Option<&Current>) -> Result<Webhook, Conf
     Ok(webhook)
 }
 
-/// Everything that depends on which provider it is: its configuration, the target, the headers it leaves free.
+/// Everything that depends on which provider it is: its configuration, the target, the headers it leaves
+/// free.
 fn set_provider(
     webhook: &mut Webhook,
     keys: &Keys<'_>,

@@ -1,11 +1,11 @@
 //! Zapier: a catch hook takes one JSON object and maps its fields from a sample.
 //!
-//! `providerSpecificConfig`: `source` and `version` go into the body, `api_key` into the header `X-API-Key` and nowhere else:
-//! Zapier keeps bodies in its history, and a hook cannot check a key anyway.
+//! `providerSpecificConfig`: `source` and `version` go into the body, `api_key` into the header `X-API-Key`
+//! and nowhere else: Zapier keeps bodies in its history, and a hook cannot check a key anyway.
 //!
-//! The keys of the document are in every body, null when the event does not say them, because Zaps are built from a sample.
-//! Further keys of a part stand beside its own; further keys of the payload are in `details`. All are in snake_case.
-//! A test call adds `"test": true`.
+//! The keys of the document are in every body, null when the event does not say them, because Zaps are built
+//! from a sample. Further keys of a part stand beside its own; further keys of the payload are in `details`.
+//! All are in snake_case. A test call adds `"test": true`.
 
 use serde_json::{Map, Value};
 
@@ -27,10 +27,12 @@ pub(crate) const OWN_HEADERS: &[&str] = &["x-api-key", "x-recurse-parse"];
 
 const TEXT_CHARS_MAX: usize = 200;
 
-/// A catch hook that keeps the body raw takes 2 MB. Further keys may fill half of that; what is larger is left out as a whole.
+/// A catch hook that keeps the body raw takes 2 MB. Further keys may fill half of that; what is larger is
+/// left out as a whole.
 const FURTHER_BYTES_MAX: usize = 1_000_000;
 
-/// A longer text in one of the document's keys is cut; there are fewer than 90 of them, so all together stay below 750 kB.
+/// A longer text in one of the document's keys is cut; there are fewer than 90 of them, so all together stay
+/// below 750 kB.
 const VALUE_BYTES_MAX: usize = 8_192;
 
 pub(crate) fn check_config(config: &Keys<'_>) -> Result<(), ConfigError> {
@@ -169,7 +171,8 @@ fn add_further(part: &mut Map<String, Value>, key: &str, value: &Value, room: &m
 }
 
 fn insert_numbered(part: &mut Map<String, Value>, base: String, value: Value) {
-    // More spellings of one key than this are an attack, and looking for a free number would take quadratic time.
+    // More spellings of one key than this are an attack, and looking for a free number would take quadratic
+    // time.
     const SPELLINGS_MAX: usize = 20;
     let numbered = (2..SPELLINGS_MAX).map(|number| format!("{base}_{number}"));
     if let Some(free) = std::iter::once(base.clone()).chain(numbered).find(|name| !part.contains_key(name)) {
@@ -191,7 +194,8 @@ fn in_snake_case(value: &Value) -> Value {
     }
 }
 
-/// A hook answers 200 also when no Zap is behind it, and with an empty body in silent mode: 2xx means accepted, no more.
+/// A hook answers 200 also when no Zap is behind it, and with an empty body in silent mode: 2xx means
+/// accepted, no more.
 ///
 /// Zapier asks that everything but 200 be tried again; a body that is too large cannot shrink.
 pub(crate) fn judge(response: &Response<'_>) -> Verdict {

@@ -17,8 +17,8 @@ const FURTHER_FIELDS_MAX: usize = 50;
 
 /// Names and values in a fixed order, every name in every event.
 ///
-/// HighLevel maps fields from one stored sample, so a value that is missing is an empty text rather than a missing key.
-/// Keys of the producer's own come last.
+/// HighLevel maps fields from one stored sample, so a value that is missing is an empty text rather than a
+/// missing key. Keys of the producer's own come last.
 pub(super) fn custom_fields(event: &Event<'_>, payload: &Payload) -> Vec<(String, String)> {
     let part = |part: &str, key: &str| payload.part_text(part, key);
     let auto_renew = payload.text("autoRenew").or_else(|| part("subscription", "autoRenew"));

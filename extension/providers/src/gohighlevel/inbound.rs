@@ -8,8 +8,8 @@ use super::tags::tags;
 use crate::event::{Event, Payload};
 use crate::render::config_text;
 
-/// Every key in every event; `contact` alone is empty when the event names nobody, since a workflow cannot find a contact
-/// without e-mail or phone.
+/// Every key in every event; `contact` alone is empty when the event names nobody, since a workflow cannot
+/// find a contact without e-mail or phone.
 pub(super) fn body(event: &Event<'_>, payload: &Payload, config: &Map<String, Value>) -> Value {
     let contact = Contact::of(event, payload);
     let contact = match contact.is_reachable() {

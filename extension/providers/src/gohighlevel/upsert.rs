@@ -1,7 +1,7 @@
 //! The body for `POST /contacts/upsert` (`UpsertContactDto` of API 2.0).
 //!
-//! Flat, and without empty keys: several properties are not nullable, and an empty one would overwrite the contact's.
-//! Without tags: an upsert replaces all tags of the contact.
+//! Flat, and without empty keys: several properties are not nullable, and an empty one would overwrite the
+//! contact's. Without tags: an upsert replaces all tags of the contact.
 
 use serde_json::{Map, Value, json};
 
@@ -56,7 +56,8 @@ pub(super) fn body(
     Ok(Value::Object(body))
 }
 
-/// The document's fields and whichever others the configuration gives an id for: a field must exist in the location.
+/// The document's fields and whichever others the configuration gives an id for: a field must exist in the
+/// location.
 fn api_fields(event: &Event<'_>, payload: &Payload, config: &Map<String, Value>) -> Vec<Value> {
     let id = |name: &str| config.get("customFieldIds").and_then(|ids| ids.get(name)).and_then(Value::as_str);
     let event_fields = [

@@ -43,7 +43,8 @@ pub(crate) fn judge(target: Option<&str>, response: &Response<'_>) -> Verdict {
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
-/// How long HighLevel's own headers say to wait: to the end of the day's quota, or one interval of the burst limit.
+/// How long HighLevel's own headers say to wait: to the end of the day's quota, or one interval of the burst
+/// limit.
 fn limit_seconds(response: &Response<'_>) -> Option<f64> {
     let number = |name: &str| {
         response

@@ -1,4 +1,5 @@
-//! What Slack answers: a word, which is stable, and a status, about which sources disagree. So the word decides first.
+//! What Slack answers: a word, which is stable, and a status, about which sources disagree. So the word
+//! decides first.
 
 use crate::json;
 use crate::judge::{Response, Verdict, rate_limited, retry, server_trouble};
@@ -102,7 +103,8 @@ fn advice(words: &'static [(&str, &str)], word: &str) -> Option<&'static str> {
     words.iter().find(|(known, _)| *known == word).map(|(_, advice)| *advice)
 }
 
-/// The whole body as a word, or the error of `{"ok": false, "error": …}`. Words inside a longer text do not count.
+/// The whole body as a word, or the error of `{"ok": false, "error": …}`. Words inside a longer text do not
+/// count.
 fn word(body: &str) -> String {
     let body = body.trim();
     if !body.starts_with('{') {

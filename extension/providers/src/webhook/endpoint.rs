@@ -1,4 +1,5 @@
-//! `endpoint`: where a webhook posts to. For most providers the whole URL is the secret, so no error quotes it.
+//! `endpoint`: where a webhook posts to. For most providers the whole URL is the secret, so no error quotes
+//! it.
 
 use url::Url;
 
@@ -13,11 +14,15 @@ pub(super) struct Endpoint {
     url: Url,
 }
 
-/// The endpoint given, or `None` when there is none or it comes back masked in an update.
+/// The endpoint given, or `None` when there is none or it comes back masked in an update: as the bare mask,
+/// or as the view shows it, with the stored host in clear and the mask for its path.
 pub(super) fn read(keys: &Keys<'_>, current: Option<&Current>) -> Result<Option<Endpoint>, ConfigError> {
     let Some(text) = keys.required_text(KEY, URL_CHARS_MAX)? else { return Ok(None) };
+    if current.is_some_and(|current| is_masked(text, &current.endpoint_host)) {
+        return Ok(None);
+    }
     if text == MASK {
-        return if current.is_some() { Ok(None) } else { Err(masked(keys, KEY)) };
+        return Err(masked(keys, KEY));
     }
     let fault = |fault: &str, hint: Option<&str>| Err(keys.fault(KEY, fault, hint));
     if text.contains(char::is_whitespace) {
@@ -51,6 +56,13 @@ pub(super) fn read(keys: &Keys<'_>, current: Option<&Current>) -> Result<Option<
         );
     }
     Ok(Some(Endpoint { url }))
+}
+
+fn is_masked(text: &str, stored_host: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    text == MASK
+        || rest.and_then(|rest| rest.strip_prefix(stored_host)).and_then(|path| path.strip_prefix('/'))
+            == Some(MASK)
 }
 
 impl Endpoint {

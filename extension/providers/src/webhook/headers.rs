@@ -33,10 +33,12 @@ const RESERVED: &[&str] = &[
     "accept-encoding",
     "user-agent",
 ];
-/// The names of the signature: `webhook-id`, `webhook-timestamp`, `webhook-signature` and whatever the standard adds.
+/// The names of the signature: `webhook-id`, `webhook-timestamp`, `webhook-signature` and whatever the
+/// standard adds.
 const RESERVED_PREFIX: &str = "webhook-";
 
-/// Reads `headers` into the webhook's secrets. Stored headers that are not given again are removed; a masked one stays.
+/// Reads `headers` into the webhook's secrets. Stored headers that are not given again are removed; a masked
+/// one stays.
 ///
 /// Which names are free depends on the provider, so stored ones are checked again when that changes.
 pub(super) fn read(

@@ -90,7 +90,8 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The known key that a person most likely meant. Case and underscores do not count, so `max_retries` finds `maxRetries`.
+/// The known key that a person most likely meant. Case and underscores do not count, so `max_retries` finds
+/// `maxRetries`.
 fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
     let plain = |key: &str| -> String {
         key.chars()

@@ -56,7 +56,8 @@ pub(super) fn or_null<T>(
     }
 }
 
-/// `retryDelay`: seconds before every retry, or 1 to 20 of them of which the last repeats; each from 0 to a week.
+/// `retryDelay`: seconds before every retry, or 1 to 20 of them of which the last repeats; each from 0 to a
+/// week.
 pub(super) fn retry_delay(keys: &Keys<'_>) -> Result<Option<Value>, ConfigError> {
     const KEY: &str = "retryDelay";
     let Some(value) = keys.get(KEY) else { return Ok(None) };

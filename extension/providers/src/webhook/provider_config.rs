@@ -21,7 +21,8 @@ pub(super) struct ProviderConfig {
 }
 
 impl ProviderConfig {
-    /// Checks the configuration given; with another provider and none given, the stored one, which must fit the new provider.
+    /// Checks the configuration given; with another provider and none given, the stored one, which must fit
+    /// the new provider.
     pub(super) fn read(
         provider: Provider,
         keys: &Keys<'_>,
@@ -73,7 +74,7 @@ pub(super) fn target(
     if provider != Provider::GoHighLevel {
         return Ok(None);
     }
-    let stored = current.map(|current| stored_config(current)).unwrap_or_default();
+    let stored = current.map(stored_config).unwrap_or_default();
     let config = given.map_or(&stored, |given| &given.public);
     let configured = configured_target(config);
     if let Some(endpoint) = endpoint {
@@ -106,7 +107,7 @@ pub(super) fn check_complete(
     if target != Some(API) {
         return Ok(());
     }
-    let stored = current.map(|current| stored_config(current)).unwrap_or_default();
+    let stored = current.map(stored_config).unwrap_or_default();
     let config = given.map_or(&stored, |given| &given.public);
     let missing = |key: &str| ConfigError {
         key: format!("{KEY}.{key}"),

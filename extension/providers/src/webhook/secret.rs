@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::{ConfigError, Current};
 
-/// Stands for a whole secret wherever a configuration is shown. Given back in an update, the secret stays as it is.
+/// Stands for a whole secret wherever a configuration is shown. Given back in an update, the secret stays as
+/// it is.
 pub const MASK: &str = "********";
 
 /// What a configuration says about one secret.
