@@ -1,0 +1,87 @@
+# The only list of commands. `make` alone prints it.
+
+PG ?= 15
+SETUP := tests/setup
+PREFIX := $(shell $(SETUP)/prefix.sh where)
+PREFIX_PG_CONFIG := $(PREFIX)/usr/lib/postgresql/$(PG)/bin/pg_config
+CARGO_PGRX_VERSION := $(shell sed -nE 's/^pgrx = "=([^"]+)"$$/\1/p' Cargo.toml)
+CARGO_DENY_VERSION := 0.20.2
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# pgrx builds against the private PostgreSQL and keeps its files beside it, never in ~/.pgrx. Every cargo call that
+# builds the extension says the same here, or cargo would build pgrx anew on each change of mind.
+export ORBHOOK_PREFIX := $(PREFIX)
+export PG
+export PGRX_HOME := $(PREFIX)/pgrx-$(PG)
+export PGRX_PG_CONFIG_PATH := $(PREFIX_PG_CONFIG)
+
+# Tests and demo use the release profile: one build serves both, and the SQL calls run as fast as they will.
+CARGO_TEST := cargo test --release
+BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbhook-tests --bins
+
+# $(call install_extension,PG_CONFIG)
+install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check-providers lint install extension env packages prefix clean-prefix
+
+help: ## this list
+	@echo "usage: make TARGET [PG=$(PG)]"
+	@echo
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+demo: extension ## build everything, then show events becoming webhooks
+	$(BUILD_PROGRAMS)
+	$(TARGET)/release/demo
+
+run: ## keep an instance of the demo in the foreground; with DATABASE_URL: run the sidecar against that database
+ifdef DATABASE_URL
+	$(BUILD_PROGRAMS)
+	$(TARGET)/release/orbhook run
+else
+	@$(MAKE) --no-print-directory extension
+	$(BUILD_PROGRAMS)
+	$(TARGET)/release/demo --stay
+endif
+
+test: extension ## all tests: each crate's own, then extension, sidecar and receiver together
+	$(BUILD_PROGRAMS)
+	$(CARGO_TEST) --package orbhook-providers
+	$(CARGO_TEST) --package orbhook-address
+	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
+	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
+
+check-providers: ## show every rendered body to the providers' own published models (needs python3 and npm)
+	tests/providers/check.sh
+
+lint: prefix ## formatting, clippy with warnings as errors, dependencies (bans, licences, sources)
+	cargo fmt --all --check
+	cargo clippy --all-targets --package orbhook --no-default-features --features pg$(PG) -- -D warnings
+	cargo clippy --all-targets --workspace --exclude orbhook -- -D warnings
+	deny=$$(command -v cargo-deny || $(SETUP)/cargo_tool.sh cargo-deny $(CARGO_DENY_VERSION)) && \
+	    "$$deny" --config .deny.toml check bans licenses sources
+
+install: ## install into a real server: make install PG_CONFIG=/usr/bin/pg_config; also builds target/release/orbhook
+ifndef PG_CONFIG
+	@echo "Say which server: make install PG_CONFIG=/path/to/pg_config" >&2; exit 1
+else
+	@$(SETUP)/packages.sh
+	cargo build --release --package orbhook-sidecar
+	$(call install_extension,$(PG_CONFIG))
+	@echo "Installed. In each database: CREATE EXTENSION orbhook; then beside the server: $(TARGET)/release/orbhook run"
+endif
+
+extension: prefix ## build the extension (release) and install it into the private PostgreSQL
+	$(call install_extension,$(PREFIX_PG_CONFIG))
+
+env: ## print what cargo needs to build the extension by hand: eval "$(make env)"
+	@echo 'export ORBHOOK_PREFIX=$(PREFIX) PG=$(PG) PGRX_HOME=$(PGRX_HOME) PGRX_PG_CONFIG_PATH=$(PGRX_PG_CONFIG_PATH)'
+
+packages: ## check for the Debian packages; as root, install what is missing
+	@$(SETUP)/packages.sh $(PG)
+
+prefix: packages ## make the private PostgreSQL (a directory in /var/tmp named after this clone)
+	@$(SETUP)/prefix.sh make $(PG)
+
+clean-prefix: ## take the private PostgreSQL away again
+	@$(SETUP)/prefix.sh clean

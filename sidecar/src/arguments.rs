@@ -1,0 +1,118 @@
+/// Delivers PostgreSQL's committed changes as webhooks.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orbhook",
+    version,
+    about,
+    after_help = "Every option can be given by flag or by environment variable; a flag wins.\n\
+                  Give secrets (DATABASE_URL, ORBHOOK_ADMIN_TOKEN) by environment or file: arguments are visible to every user of the machine."
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Claim what is due, POST it, report what happened, until SIGTERM or SIGINT.
+    ///
+    /// The first signal lets requests in flight finish (see --shutdown-grace-seconds), the second ends the process at once.
+    /// Exit codes: 0 stopped as asked, 1 failed, 2 an option is wrong, 130 ended by a second signal.
+    Run(Box<RunArguments>),
+    /// Say in plain words whether the database is ready for `orbhook run`.
+    ///
+    /// Exit codes: 0 ready, 1 unexpected trouble, 2 an option is wrong, 10 cannot connect, 11 extension missing,
+    /// 12 version mismatch, 13 a privilege is missing, 14 a standby.
+    Check(CheckArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    database: DatabaseArguments,
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    database: DatabaseArguments,
+
+    /// How this sidecar is called in the database and in logs, 1 to 200 characters [default: the host's name]
+    #[arg(long, env = "ORBHOOK_NAME")]
+    name: Option<String>,
+
+    /// Requests in flight at most, 1 to 10000
+    #[arg(long, env = "ORBHOOK_CONCURRENCY", default_value_t = CONCURRENCY_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    concurrency: u32,
+
+    /// Deliveries claimed in one statement at most, 1 to 1000
+    #[arg(long, env = "ORBHOOK_CLAIM_BATCH", default_value_t = CLAIM_BATCH_DEFAULT,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    claim_batch: u32,
+
+    /// Look for due work at least this often, in milliseconds, 100 to 1000. Only matters when a notification was lost
+    #[arg(long, env = "ORBHOOK_POLL_MS", default_value_t = POLL_MS_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(100..=1_000))]
+    poll_ms: u64,
+
+    /// Network that webhooks may reach although it is not public, as CIDR (10.1.0.0/16, ::1/128); repeat it or separate by commas [default: none]
+    #[arg(long, env = "ORBHOOK_ALLOW_NETWORK", value_name = "CIDR")]
+    allow_network: Vec<String>,
+
+    /// PEM file of certificate authorities trusted for endpoints, beside the system's [default: none]
+    #[arg(long, env = "ORBHOOK_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    /// After the first SIGTERM, let requests in flight finish for so many seconds, 0 to 600
+    #[arg(long, env = "ORBHOOK_SHUTDOWN_GRACE_SECONDS", default_value_t = SHUTDOWN_GRACE_SECONDS_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(0..=600))]
+    shutdown_grace_seconds: u64,
+
+    /// Address of the admin listener (/graphql, /healthz, /readyz). It is not started unless a token is set
+    #[arg(long, env = "ORBHOOK_ADMIN_LISTEN", default_value = ADMIN_LISTEN_DEFAULT, value_name = "ADDRESS:PORT")]
+    admin_listen: SocketAddr,
+
+    /// File that holds the bearer token for /graphql, at least 16 characters [default: none]
+    #[arg(long, env = "ORBHOOK_ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token")]
+    admin_token_file: Option<PathBuf>,
+
+    /// The bearer token itself. Give it by environment, not as an argument [default: none]
+    #[arg(long, env = "ORBHOOK_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    admin_token: Option<String>,
+
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+#[derive(Debug, Args)]
+struct DatabaseArguments {
+    /// The database, as URL (postgres://user@host/db) or as key=value pairs; several hosts may be listed, the primary is used.
+    /// Give it by environment, not as an argument. sslmode: disable, prefer, require (which verifies the certificate)
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: String,
+
+    /// PEM file of the certificate authorities that the database's certificate is verified against [default: the system's]
+    #[arg(long, env = "ORBHOOK_DATABASE_CA_FILE", value_name = "FILE")]
+    database_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArguments {
+    /// How log lines look, on standard error
+    #[arg(long, env = "ORBHOOK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as orbhook_sidecar::wake=debug,info
+    #[arg(long, env = "ORBHOOK_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+

@@ -1,0 +1,185 @@
+//! Is the database ready for a sidecar? Asked by `orbhook check`, and by `orbhook run` each time it connects.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_postgres::types::Type;
+
+use crate::{
+    config::Database,
+    db::{Connector, DatabaseError, Db},
+    error::Error,
+};
+
+/// Everything the sidecar calls. Its role may do nothing else.
+const FUNCTIONS: [&str; 9] =
+    ["register", "deregister", "doze", "rouse", "look", "claim", "settle", "start_test", "test_result"];
+
+/// Receivers refuse signatures whose timestamp is 5 minutes off; this leaves time to notice.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(30);
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const STATE: &str = "\
+SELECT (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'orbhook'),
+       pg_catalog.current_database()::pg_catalog.text,
+       pg_catalog.current_setting('fsync'),
+       pg_catalog.current_setting('full_page_writes'),
+       pg_catalog.current_setting('server_version'),
+       extract(epoch FROM pg_catalog.clock_timestamp())::pg_catalog.float8";
+
+const PRIVILEGES: &str = "\
+SELECT p.proname::pg_catalog.text,
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'orbhook' AND p.proname = ANY ($1)";
+
+/// `orbhook check`: lines for a person to read, or what is wrong.
+pub async fn check(database: &Database) -> Result<Vec<String>, Error> {
+    let connector = Connector::new(database)?;
+    let (db, _) = connector.connect().await?;
+    let findings = examine(&db).await?;
+    db.close().await;
+    let mut lines = vec![
+        format!(
+            "OK       connected to {}, a primary (PostgreSQL {})",
+            findings.database, findings.server_version
+        ),
+        format!("OK       extension orbhook {}, sidecar {VERSION}", findings.extension),
+        "OK       the role may call everything the sidecar needs".to_owned(),
+    ];
+    lines.extend(findings.warnings().into_iter().map(|warning| format!("WARNING  {warning}")));
+    Ok(lines)
+}
+
+/// What a working database looks like, with what is odd about it.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    database: String,
+    extension: String,
+    server_version: String,
+    is_durable: bool,
+    /// This machine's clock minus the database's.
+    clock_skew_seconds: f64,
+}
+
+impl Findings {
+    pub(crate) fn warn(&self) {
+        for warning in self.warnings() {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.is_durable {
+            warnings.push(
+                "fsync or full_page_writes is off: a crash of the server can lose events and corrupt the database".to_owned(),
+            );
+        }
+        if self.clock_skew_seconds.abs() > CLOCK_SKEW_MAX.as_secs_f64() {
+            warnings.push(format!(
+                "this machine's clock and the database's differ by {:.0} s: signatures carry this machine's time, and receivers refuse what is 5 minutes off",
+                self.clock_skew_seconds.abs()
+            ));
+        }
+        warnings
+    }
+}
+
+/// Errors: ExtensionMissing, VersionMismatch, NoPrivilege, or trouble with the connection.
+pub(crate) async fn examine(db: &Db) -> Result<Findings, DatabaseError> {
+    let rows = db.query(STATE, &[]).await?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let read = |error: tokio_postgres::Error| DatabaseError::Unexpected { reason: error.to_string() };
+    let row = rows.first().ok_or_else(|| DatabaseError::Unexpected { reason: "no row".to_owned() })?;
+    let database: String = row.try_get(1).map_err(read)?;
+    let Some(extension) = row.try_get::<_, Option<String>>(0).map_err(read)? else {
+        return Err(DatabaseError::ExtensionMissing { database });
+    };
+    if !is_compatible(VERSION, &extension) {
+        return Err(DatabaseError::VersionMismatch { extension, sidecar: VERSION.to_owned() });
+    }
+    let settings: [String; 2] = [row.try_get(2).map_err(read)?, row.try_get(3).map_err(read)?];
+    let findings = Findings {
+        database,
+        extension,
+        server_version: row.try_get(4).map_err(read)?,
+        is_durable: settings.iter().all(|setting| setting == "on"),
+        clock_skew_seconds: now - row.try_get::<_, f64>(5).map_err(read)?,
+    };
+    examine_privileges(db, &findings.extension).await?;
+    Ok(findings)
+}
+
+async fn examine_privileges(db: &Db, extension: &str) -> Result<(), DatabaseError> {
+    let rows = db.query(PRIVILEGES, &[(&FUNCTIONS.as_slice(), Type::TEXT_ARRAY)]).await?;
+    let granted = |name: &str| {
+        rows.iter()
+            .find(|row| row.try_get::<_, &str>(0).is_ok_and(|function| function == name))
+            .and_then(|row| row.try_get::<_, bool>(1).ok())
+    };
+    for name in FUNCTIONS {
+        match granted(name) {
+            Some(true) => {}
+            Some(false) => return Err(DatabaseError::NoPrivilege { action: format!("call orbhook.{name}") }),
+            None => {
+                return Err(DatabaseError::VersionMismatch {
+                    extension: format!("{extension} (without orbhook.{name})"),
+                    sidecar: VERSION.to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Extension and sidecar are updated one after the other, so one minor version apart must work; a major version need not.
+fn is_compatible(sidecar: &str, extension: &str) -> bool {
+    match (major_and_minor(sidecar), major_and_minor(extension)) {
+        (Some(ours), Some(theirs)) => ours.0 == theirs.0 && ours.1.abs_diff(theirs.1) <= 1,
+        _ => false,
+    }
+}
+
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_minor_version_apart_works_together() {
+        for (sidecar, extension, compatible) in [
+            ("0.1.0", "0.1.0", true),
+            ("0.1.0", "0.1.7", true),
+            ("0.1.0", "0.2.0", true),
+            ("0.2.0", "0.1.9", true),
+            ("0.1.0", "0.3.0", false),
+            ("1.0.0", "0.9.0", false),
+            ("1.0.0", "2.0.0", false),
+            ("0.1.0", "nonsense", false),
+            ("0.1.0", "", false),
+        ] {
+            assert_eq!(is_compatible(sidecar, extension), compatible, "{sidecar} {extension}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_and_a_server_that_forgets_are_mentioned() {
+        let mut findings = Findings {
+            database: "shop".to_owned(),
+            extension: "0.1.0".to_owned(),
+            server_version: "15.15".to_owned(),
+            is_durable: true,
+            clock_skew_seconds: -29.0,
+        };
+        assert!(findings.warnings().is_empty());
+        findings.clock_skew_seconds = -31.0;
+        findings.is_durable = false;
+        assert_eq!(findings.warnings().len(), 2);
+    }
+}

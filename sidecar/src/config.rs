@@ -1,0 +1,292 @@
+//! What was typed, and what it means: raw arguments become a [`Config`] once, at the start. Nothing else reads the environment.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use orbhook_address::{IpNet, NetworkError, parse_networks};
+
+use crate::delivery::Secret;
+
+const NAME_CHARACTERS_MAX: usize = 200;
+const CONCURRENCY_DEFAULT: u32 = 256;
+const CLAIM_BATCH_DEFAULT: u32 = 200;
+const POLL_MS_DEFAULT: u64 = 1000;
+const SHUTDOWN_GRACE_SECONDS_DEFAULT: u64 = 20;
+const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:8901";
+
+/// A token shorter than this can be guessed.
+const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+
+/// An option that cannot be used. Never repeats a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    #[error(
+        "the database URL cannot be read; write postgres://user:password@host:5432/database, with % escapes in the password"
+    )]
+    DatabaseUrl,
+    #[error("{0} is not understood in the database URL; {1}")]
+    DatabaseUrlOption(&'static str, &'static str),
+    #[error("the database URL names no host")]
+    DatabaseHost,
+    #[error("--allow-network: {0}")]
+    AllowNetwork(#[from] NetworkError),
+    #[error("--name must be 1 to {NAME_CHARACTERS_MAX} characters without control characters")]
+    Name,
+    #[error("--admin-token-file: cannot read {path}: {reason}")]
+    AdminTokenFile { path: String, reason: String },
+    #[error("the admin token must be at least {ADMIN_TOKEN_BYTES_MIN} printable ASCII characters")]
+    AdminToken,
+}
+
+/// Everything `run` needs, checked. Start from [`Config::for_database`] and set what differs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub database: Database,
+    pub name: String,
+    /// Requests in flight at most.
+    pub concurrency: usize,
+    /// Deliveries per claim at most.
+    pub claim_batch: usize,
+    pub poll: Duration,
+    /// Reachable although not public.
+    pub allow_networks: Vec<IpNet>,
+    /// Trusted for endpoints, beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+    pub shutdown_grace: Duration,
+    /// None: no admin listener.
+    pub admin: Option<Admin>,
+}
+
+/// Where the database is.
+#[derive(Clone)]
+pub struct Database {
+    pub(crate) config: tokio_postgres::Config,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // tokio-postgres hides the password, but not `options`.
+        f.debug_struct("Database").field("hosts", &self.config.get_hosts()).finish_non_exhaustive()
+    }
+}
+
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub(crate) token: Secret,
+}
+
+impl Admin {
+    /// `token`: what a client must send as `Authorization: Bearer …`.
+    pub fn new(listen: SocketAddr, token: &str) -> Result<Admin, ConfigError> {
+        if token.len() < ADMIN_TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ConfigError::AdminToken);
+        }
+        Ok(Admin { listen, token: Secret::new(token) })
+    }
+}
+
+impl Config {
+    /// The defaults, for one database.
+    pub fn for_database(url: &str) -> Result<Config, ConfigError> {
+        Ok(Config {
+            database: Database::parse(url, None)?,
+            name: host_name(),
+            concurrency: to_usize(CONCURRENCY_DEFAULT),
+            claim_batch: to_usize(CLAIM_BATCH_DEFAULT),
+            poll: Duration::from_millis(POLL_MS_DEFAULT),
+            allow_networks: Vec::new(),
+            ca_file: None,
+            shutdown_grace: Duration::from_secs(SHUTDOWN_GRACE_SECONDS_DEFAULT),
+            admin: None,
+        })
+    }
+
+    /// Validates what was typed. Reads the token file.
+    pub fn from_arguments(arguments: RunArguments) -> Result<Config, ConfigError> {
+        let name = arguments.name.unwrap_or_else(host_name);
+        let characters = name.chars().count();
+        if characters == 0 || characters > NAME_CHARACTERS_MAX || name.chars().any(char::is_control) {
+            return Err(ConfigError::Name);
+        }
+        let token = match (arguments.admin_token, arguments.admin_token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(path)) => Some(read_token(&path)?),
+            (None, None) => None,
+        };
+        let admin = token.map(|token| Admin::new(arguments.admin_listen, token.trim())).transpose()?;
+        Ok(Config {
+            database: arguments.database.parse()?,
+            name,
+            concurrency: to_usize(arguments.concurrency),
+            claim_batch: to_usize(arguments.claim_batch),
+            poll: Duration::from_millis(arguments.poll_ms),
+            allow_networks: parse_networks(&arguments.allow_network.join(","))?,
+            ca_file: arguments.ca_file,
+            shutdown_grace: Duration::from_secs(arguments.shutdown_grace_seconds),
+            admin,
+        })
+    }
+}
+
+impl Database {
+    /// `url`: a URL or key=value pairs, as libpq takes them. `ca_file`: what the server's certificate is verified against.
+    pub fn parse(url: &str, ca_file: Option<PathBuf>) -> Result<Database, ConfigError> {
+        // libpq's words for what `require` already does here.
+        let url = url
+            .replace("sslmode=verify-full", "sslmode=require")
+            .replace("sslmode=verify-ca", "sslmode=require");
+        let config: tokio_postgres::Config = url.parse().map_err(|_| explain(&url))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(ConfigError::DatabaseHost);
+        }
+        Ok(Database { config, ca_file })
+    }
+}
+
+impl CheckArguments {
+    pub fn database(self) -> Result<Database, ConfigError> {
+        self.database.parse()
+    }
+}
+
+impl DatabaseArguments {
+    fn parse(self) -> Result<Database, ConfigError> {
+        Database::parse(&self.database_url, self.database_ca_file)
+    }
+}
+
+/// Options of libpq that people bring along. Only names from this list are ever repeated: the rest could be part of a password.
+fn explain(url: &str) -> ConfigError {
+    const FOREIGN: [(&str, &str); 7] = [
+        ("sslrootcert", "pass the file with --database-ca-file"),
+        ("sslcert", "client certificates are not supported"),
+        ("sslkey", "client certificates are not supported"),
+        ("sslcrl", "revocation lists are not supported"),
+        ("passfile", "put the password into DATABASE_URL"),
+        ("service", "write out host, user and dbname"),
+        ("gssencmode", "leave it out; GSSAPI is not used"),
+    ];
+    FOREIGN
+        .iter()
+        .find(|(name, _)| url.contains(&format!("{name}=")))
+        .map_or(ConfigError::DatabaseUrl, |(name, advice)| ConfigError::DatabaseUrlOption(name, advice))
+}
+
+fn read_token(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::AdminTokenFile {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "orbhook".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+fn to_usize(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(extra: &[&str]) -> Result<Config, String> {
+        let all = ["orbhook", "run", "--database-url", "postgres://u:CANARY@h/d"].iter().chain(extra);
+        match Arguments::try_parse_from(all).map_err(|error| error.to_string())?.command {
+            Command::Run(arguments) => Config::from_arguments(*arguments).map_err(|error| error.to_string()),
+            Command::Check(_) => unreachable!("run was typed"),
+        }
+    }
+
+    #[test]
+    fn the_defaults_typed_and_built_are_the_same() {
+        let typed = run(&[]).unwrap();
+        let built = Config::for_database("postgres://u:CANARY@h/d").unwrap();
+        assert_eq!(format!("{typed:?}"), format!("{built:?}"));
+        assert_eq!((built.concurrency, built.claim_batch), (256, 200));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for wrong in [
+            ["--concurrency", "0"],
+            ["--concurrency", "10001"],
+            ["--claim-batch", "0"],
+            ["--claim-batch", "1001"],
+            ["--poll-ms", "99"],
+            ["--poll-ms", "1001"],
+            ["--shutdown-grace-seconds", "601"],
+            ["--admin-listen", "localhost"],
+            ["--allow-network", "10.0.0.1/8"],
+            ["--name", ""],
+            ["--name", "a\nb"],
+            ["--admin-token", "short"],
+            ["--admin-token", "with a space in the middle"],
+            ["--admin-token-file", "/nowhere/at/all"],
+            ["--log-format", "xml"],
+        ] {
+            assert!(run(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_repeated_or_separated_by_commas() {
+        let config =
+            run(&["--allow-network", "10.0.0.0/8,::1/128", "--allow-network", "127.0.0.0/8"]).unwrap();
+        assert_eq!(config.allow_networks.len(), 3);
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable_and_an_explanation() {
+        for command in Arguments::command().get_subcommands() {
+            for option in command.get_arguments().filter(|option| option.get_id() != "help") {
+                let id = option.get_id();
+                let variable = option.get_env().unwrap_or_default().to_string_lossy().into_owned();
+                assert!(variable == "DATABASE_URL" || variable.starts_with("ORBHOOK_"), "{id}: {variable}");
+                assert!(option.get_help().is_some(), "{id} has no help");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_printed_holds_a_secret() {
+        let config = run(&["--admin-token", "CANARY-CANARY-CANARY"]).unwrap();
+        assert!(!format!("{config:?}").contains("CANARY"), "{config:?}");
+        for broken in
+            ["postgres://u:CANARY@h:port/d", "host=h password=CANARY x", "CANARY", "postgres://u:CANARY@"]
+        {
+            let error = Database::parse(broken, None).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
+        }
+    }
+
+    #[test]
+    fn urls_written_for_libpq_are_understood_or_explained() {
+        for good in [
+            "postgres://u@h/d?sslmode=verify-full",
+            "host=a,b port=1,2 user=u dbname=d target_session_attrs=read-write sslmode=verify-ca",
+            "postgresql:///d?host=/run/postgresql",
+        ] {
+            assert!(Database::parse(good, None).is_ok(), "{good}");
+        }
+        let error = Database::parse("postgres://u@h/d?sslrootcert=/ca.pem", None).unwrap_err();
+        assert!(error.to_string().contains("--database-ca-file"), "{error}");
+        assert_eq!(Database::parse("user=u dbname=d", None).unwrap_err(), ConfigError::DatabaseHost);
+    }
+}

@@ -1,0 +1,82 @@
+//! The sidecar: claims what is due, POSTs it signed, reports what happened.
+//!
+//! ```text
+//! wake    LISTEN, timer, doorbell: a hint that there may be work
+//!   ▼
+//! claim   select * from orbhook.claim(…): leased, committed, rendered
+//!   ▼
+//! send    sign, POST; no transaction open. An outcome, never an error
+//!   ▼
+//! settle  select * from orbhook.settle(…): delivered, retry at, or failed
+//! ```
+//!
+//! `worker` holds all control flow; `claim`, `send` and `settle` never import each other. The database is the only state: the
+//! process can be killed at any point, and a lease brings the delivery back. It names no table: its role may call a handful of
+//! functions and nothing else.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod backoff;
+mod check;
+mod claim;
+mod clean;
+mod client;
+mod config;
+mod db;
+mod delivery;
+mod dial;
+mod error;
+mod fault;
+mod graphql;
+mod log;
+mod resolve;
+mod send;
+mod settle;
+mod sign;
+mod tls;
+mod wake;
+mod worker;
+
+use std::sync::Arc;
+
+use orbhook_address::Policy;
+use tokio::sync::watch;
+
+pub use check::check;
+pub use config::{
+    Admin, Arguments, CheckArguments, Command, Config, ConfigError, Database, LogArguments, LogFormat,
+    RunArguments,
+};
+pub use db::DatabaseError;
+pub use error::Error;
+pub use log::start as start_log;
+pub use tls::CertificateError;
+
+/// Delivers until `shutdown` is ready, then finishes what is in flight.
+///
+/// Trouble with the database is said once and waited out, at the start as well as later. Errors: an option that cannot be used
+/// (a certificate file, the admin listener's address), or a task of the sidecar itself that failed.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let tls = tls::outbound(config.ca_file.as_deref())?;
+    let policy = Policy::new(config.allow_networks.clone());
+    let http = client::HttpClient::new(policy, Arc::new(resolve::SystemLookup), tls, config.concurrency)
+        .map_err(|error| Error::HttpClient(error.to_string()))?;
+    let connector = db::Connector::new(&config.database)?;
+    let (ready, is_ready) = watch::channel(false);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = config.name,
+        concurrency = config.concurrency,
+        claim_batch = config.claim_batch,
+        "orbhook starts"
+    );
+    let _listener = match &config.admin {
+        Some(admin) => Some(admin::listen(admin, connector.clone(), is_ready).await?),
+        None => {
+            tracing::info!("no admin token is set, so the admin listener is not started");
+            None
+        }
+    };
+    worker::work(&config, http, connector, ready, shutdown).await
+}

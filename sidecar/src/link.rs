@@ -1,0 +1,93 @@
+//! A connection that lasts: whoever uses it sees one that works, however often the server goes away.
+
+use std::time::Duration;
+
+use crate::{
+    backoff::Backoff,
+    db::{Connector, Db},
+    error::DatabaseError,
+};
+
+/// First and longest wait between two tries to connect: back within 5 s of the server, without hammering it.
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+const RECONNECT_LAST: Duration = Duration::from_secs(1);
+
+/// One lasting connection: made when first needed, made again when lost, as often as it takes.
+pub(crate) struct Link {
+    /// For the log: what the connection is for.
+    purpose: &'static str,
+    connector: Connector,
+    db: Option<Db>,
+    backoff: Backoff,
+    /// The last thing said about it, so that it is said once.
+    said: Option<DatabaseError>,
+}
+
+impl Link {
+    pub(crate) fn new(purpose: &'static str, connector: Connector) -> Link {
+        Link { purpose, connector, db: None, backoff: reconnect_backoff(), said: None }
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.db.as_ref().is_some_and(Db::is_open)
+    }
+
+    /// The connection; waits for as long as there is none.
+    pub(crate) async fn connected(&mut self) -> &Db {
+        // One that was closed while nobody used it is replaced at once, not after a statement has failed on it.
+        let db = match self.db.take().filter(Db::is_open) {
+            Some(db) => db,
+            None => self.connect().await,
+        };
+        self.db.insert(db)
+    }
+
+    async fn connect(&mut self) -> Db {
+        loop {
+            match self.connector.connect().await {
+                Ok((db, _)) => {
+                    if self.said.take().is_some() {
+                        tracing::info!(purpose = self.purpose, "connected again");
+                    }
+                    return db;
+                }
+                Err(error) => {
+                    self.say(error);
+                    tokio::time::sleep(self.backoff.next(rand::random())).await;
+                }
+            }
+        }
+    }
+
+    /// The connection served: the next trouble starts a new count.
+    pub(crate) fn worked(&mut self) {
+        self.backoff.reset();
+        self.said = None;
+    }
+
+    /// A statement failed: drops the connection if the error says it is gone, and waits before the next try.
+    pub(crate) async fn failed(&mut self, error: DatabaseError) {
+        if error.ends_connection() {
+            self.db = None;
+        }
+        self.say(error);
+        tokio::time::sleep(self.backoff.next(rand::random())).await;
+    }
+
+    pub(crate) async fn close(mut self) {
+        if let Some(db) = self.db.take() {
+            db.close().await;
+        }
+    }
+
+    fn say(&mut self, error: DatabaseError) {
+        if self.said.as_ref() != Some(&error) {
+            tracing::warn!(purpose = self.purpose, %error, hint = error.hint(), "trouble with the database; trying again");
+            self.said = Some(error);
+        }
+    }
+}
+
+pub(crate) fn reconnect_backoff() -> Backoff {
+    Backoff::new(RECONNECT_FIRST, RECONNECT_LAST)
+}

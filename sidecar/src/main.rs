@@ -1,0 +1,77 @@
+//! The command `orbhook`: reads the arguments, runs, turns the outcome into an exit code.
+
+use std::{
+    io::Write,
+    process::{ExitCode, exit},
+    time::Duration,
+};
+
+use clap::Parser;
+use orbhook_sidecar::{Arguments, Command, Config, Error, check, run, start_log};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// 128 + SIGINT, as a shell would report it.
+const EXIT_SECOND_SIGNAL: i32 = 130;
+
+/// A DNS look-up that hangs cannot be cancelled; the process does not wait for it.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start threads: {error}"), None, 1),
+    };
+    let outcome = runtime.block_on(execute(arguments.command));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string(), error.hint(), error.exit_code()),
+    }
+}
+
+async fn execute(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Run(arguments) => {
+            start_log(&arguments.log)?;
+            run(Config::from_arguments(*arguments)?, stop_signal()).await
+        }
+        Command::Check(arguments) => {
+            start_log(&arguments.log)?;
+            let lines = check(&arguments.database()?).await?;
+            // Nobody may be reading any more; the exit code says it all.
+            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+            Ok(())
+        }
+    }
+}
+
+/// Ready at the first SIGTERM or SIGINT. The second ends the process.
+async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot watch for signals; SIGTERM will end the process at once");
+        return std::future::pending().await;
+    };
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    next().await;
+    tokio::spawn(async move {
+        next().await;
+        exit(EXIT_SECOND_SIGNAL);
+    });
+}
+
+fn fail(message: &str, hint: Option<&str>, code: u8) -> ExitCode {
+    let mut stderr = std::io::stderr();
+    let _ = writeln!(stderr, "orbhook: {message}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(code)
+}

@@ -1,0 +1,226 @@
+//! The worker's decisions, without a database: claims and reports are handed to it.
+
+use orbhook_address::{Policy, parse_networks};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    delivery::{Outcome, Ticket},
+    resolve::SystemLookup,
+    tls,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Harness {
+    worker: Worker,
+    results: mpsc::UnboundedReceiver<Finished>,
+    mode: watch::Receiver<Mode>,
+    ready: watch::Receiver<bool>,
+}
+
+fn harness(concurrency: usize, claim_batch: usize) -> Harness {
+    let mut config = Config::for_database("postgres://u@h/d").unwrap();
+    config.concurrency = concurrency;
+    config.claim_batch = claim_batch;
+    let policy = Policy::new(parse_networks("127.0.0.0/8").unwrap());
+    let http =
+        HttpClient::new(policy, std::sync::Arc::new(SystemLookup), tls::outbound(None).unwrap(), 1).unwrap();
+    let (mode_sender, mode) = watch::channel(Mode::Awake);
+    let (sender, results) = mpsc::unbounded_channel();
+    let (ready_sender, ready) = watch::channel(false);
+    let worker = Worker::new(&config, http, mode_sender, sender, ready_sender, Instant::now());
+    Harness { worker, results, mode, ready }
+}
+
+fn up(harness: &mut Harness) {
+    harness.worker.on_registration(Some(Uuid::from_u128(1)), Instant::now());
+    harness.worker.on_report(Report::Up);
+}
+
+fn delivery(n: u128) -> Delivery {
+    let now = Instant::now();
+    let ticket = Ticket {
+        delivery: Uuid::from_u128(n),
+        attempt: 1,
+        webhook: Uuid::from_u128(9),
+        sidecar: Uuid::from_u128(1),
+    };
+    Delivery {
+        ticket,
+        event_type: "USER_CREATED".to_owned(),
+        headers: Vec::new(),
+        body: "{}".to_owned(),
+        secrets: serde_json::from_str(r#"{"endpoint":"http://127.0.0.1:1/"}"#).unwrap(),
+        timeout: 15_000 * MS,
+        lease_until: now + 25_000 * MS,
+        send_at: now,
+    }
+}
+
+fn claimed(deliveries: Vec<Delivery>) -> Option<Claimed> {
+    Some(Claimed {
+        sidecar: Uuid::from_u128(1),
+        last_webhook: deliveries.last().map(|delivery| delivery.ticket.webhook),
+        deliveries,
+        unreadable: Vec::new(),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_before_it_is_registered_and_results_can_be_settled() {
+    let mut harness = harness(10, 5);
+    harness.worker.on_wake(wake::Event::Work, Instant::now());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None);
+    harness.worker.on_registration(Some(Uuid::from_u128(1)), Instant::now());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None);
+    assert!(!*harness.ready.borrow());
+    harness.worker.on_report(Report::Up);
+    assert!(*harness.ready.borrow());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), Some(ClaimRequest { batch: 5, after: None }));
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None, "one request asks once");
+    harness.worker.on_report(Report::Down);
+    harness.worker.on_wake(wake::Event::Work, Instant::now());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None);
+    assert!(!*harness.ready.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_claims_as_many_as_there_are_free_slots_and_goes_on_where_it_stopped() {
+    let mut harness = harness(3, 5);
+    up(&mut harness);
+    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 3);
+    harness.worker.on_claimed(claimed(vec![delivery(1), delivery(2)]), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    assert_eq!(harness.worker.sends.len(), 2);
+    let next = harness.worker.next_claim(Instant::now(), true).unwrap();
+    assert_eq!(next, ClaimRequest { batch: 1, after: Some(Uuid::from_u128(9)) });
+    harness.worker.on_claimed(claimed(vec![delivery(3)]), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None, "no slot is free");
+    let sent = harness.worker.sends.join_next().await.unwrap();
+    harness.worker.on_sent(sent.ok());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_last_work_it_lingers_ten_milliseconds_before_it_sleeps() {
+    let mut harness = harness(10, 5);
+    up(&mut harness);
+    let begun = Instant::now();
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    harness.worker.on_claimed(claimed(vec![delivery(1)]), Instant::now());
+    let mut claims = 0;
+    while *harness.mode.borrow() == Mode::Awake {
+        if harness.worker.next_claim(Instant::now(), true).is_some() {
+            claims += 1;
+            harness.worker.on_claimed(claimed(Vec::new()), Instant::now());
+        } else {
+            tokio::time::sleep_until(harness.worker.next_timer()).await;
+            harness.worker.on_timer(Instant::now());
+        }
+    }
+    assert_eq!(*harness.mode.borrow(), Mode::Sleepy { found: true });
+    assert!((10 * MS..=15 * MS).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!((4..=6).contains(&claims), "{claims}");
+
+    harness.worker.on_wake(wake::Event::Work, Instant::now());
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    harness.worker.on_claimed(claimed(Vec::new()), Instant::now());
+    assert_eq!(*harness.mode.borrow(), Mode::Sleepy { found: false }, "a claim in vain is not work");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_delivery_waits_without_a_slot_and_goes_before_the_others() {
+    let mut harness = harness(1, 5);
+    up(&mut harness);
+    let mut paced = delivery(1);
+    paced.send_at = Instant::now() + 100 * MS;
+    harness.worker.on_claimed(claimed(vec![paced]), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    assert_eq!((harness.worker.sends.len(), harness.worker.delayed.len()), (0, 1));
+    assert_eq!(
+        harness.worker.next_claim(Instant::now(), true).unwrap().batch,
+        1,
+        "its slot is free for others"
+    );
+    assert_eq!(harness.worker.next_timer(), Instant::now() + 100 * MS);
+    tokio::time::advance(100 * MS).await;
+    harness.worker.ready_to_send.push_back(delivery(2));
+    harness.worker.dispatch(Instant::now());
+    assert_eq!((harness.worker.sends.len(), harness.worker.delayed.len()), (1, 0));
+    assert_eq!(harness.worker.ready_to_send.front().unwrap().ticket.delivery, Uuid::from_u128(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn paced_deliveries_held_ahead_are_bounded() {
+    let mut harness = harness(1000, 5);
+    up(&mut harness);
+    for n in 0..4 {
+        let mut batch: Vec<_> = (0..5).map(|m| delivery(n * 5 + m)).collect();
+        for delivery in &mut batch {
+            delivery.send_at = Instant::now() + 1000 * MS;
+        }
+        harness.worker.on_claimed(claimed(batch), Instant::now());
+    }
+    assert_eq!(harness.worker.room(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_wake_connection_is_replaced_by_polling() {
+    let mut harness = harness(10, 5);
+    up(&mut harness);
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    let begun = Instant::now();
+    for _ in 0..3 {
+        tokio::time::sleep_until(harness.worker.next_timer()).await;
+        harness.worker.on_timer(Instant::now());
+        assert!(harness.worker.next_claim(Instant::now(), true).is_some());
+    }
+    assert!(begun.elapsed() <= 3 * (1000 * MS + SILENCE_SLACK), "{:?}", begun.elapsed());
+    harness.worker.on_wake(wake::Event::Beat, Instant::now());
+    assert!(harness.worker.next_timer() > Instant::now() + 1000 * MS, "a beat is as good as a poll");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_registration_is_lost_what_waits_is_given_back_unsent() {
+    let mut harness = harness(1, 5);
+    up(&mut harness);
+    let mut paced = delivery(1);
+    paced.send_at = Instant::now() + 100 * MS;
+    harness.worker.on_claimed(claimed(vec![paced, delivery(2)]), Instant::now());
+    harness.worker.on_registration(None, Instant::now());
+    for _ in 0..2 {
+        let finished = harness.results.recv().await.unwrap();
+        assert!(matches!(finished.outcome, Outcome::Released));
+    }
+    harness.worker.dispatch(Instant::now());
+    assert_eq!(harness.worker.sends.len(), 0);
+    // A claim that comes in under the lost id is given back as well.
+    harness.worker.on_claimed(claimed(vec![delivery(3)]), Instant::now());
+    assert_eq!(harness.results.recv().await.unwrap().ticket.delivery, Uuid::from_u128(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_lease_has_run_down_is_given_back_and_not_dialled() {
+    let http = harness(1, 1).worker.http;
+    let mut late = delivery(1);
+    // Timeout 15 s and 5 s to settle in: 20 s must be left.
+    assert!(may_dial(&late, late.lease_until - 20_000 * MS));
+    assert!(!may_dial(&late, late.lease_until - 19_999 * MS));
+    assert!(!may_dial(&late, late.lease_until + 1000 * MS));
+    late.lease_until = Instant::now() + 19_999 * MS;
+    assert!(matches!(deliver(http, late).await.outcome, Outcome::Released));
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_cannot_be_settled_stop_the_claims() {
+    let mut harness = harness(10, 5);
+    up(&mut harness);
+    for n in 0..2_010 {
+        harness.worker.finish(Finished::released(delivery(n).ticket, Instant::now()));
+    }
+    assert_eq!(harness.worker.room(), 0);
+    harness.worker.on_report(Report::Settled { count: 2_010 });
+    assert_eq!(harness.worker.room(), 5);
+}

@@ -1,0 +1,42 @@
+use std::time::{Duration, Instant};
+
+use orbhook_tests::{Cluster, DEADLINE, Database, Receiver, Sidecar, generic, wait_until};
+use serde_json::json;
+
+const STATEMENTS_PER_SECOND_MAX: f64 = 2.0;
+/// Long enough to average over several polls, which come once a second.
+const WATCHED: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn an_idle_sidecar_issues_at_most_two_statements_a_second() {
+    let cluster = Cluster::start(&[("shared_preload_libraries", "pg_stat_statements")]);
+    let database = Database::on(&cluster).await;
+    database.execute("create extension pg_stat_statements").await;
+    let receiver = Receiver::start().await;
+    database.create_webhook(generic(&receiver.url("/hook"))).await;
+    let _sidecar = Sidecar::start(&database).await;
+
+    // One delivery, so that it is seen to work; then it has nothing more to do.
+    database.emit("USER_CREATED", json!({})).await;
+    receiver.requests(1).await;
+    wait_until("the delivery to be settled", DEADLINE, async || {
+        let pending = "select exists (select from orbhook.deliveries where status = 'pending')";
+        (!database.one::<bool>(pending, &[]).await).then_some(())
+    })
+    .await;
+
+    let role = database.role("sender").await;
+    let count = async || {
+        let calls = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
+                     where userid = $1::text::regrole and toplevel";
+        database.one::<i64>(calls, &[&role]).await
+    };
+    let (before, started) = (count().await, Instant::now());
+    wait_until("time to pass", WATCHED * 2, async || (started.elapsed() >= WATCHED).then_some(())).await;
+    let statements = count().await - before;
+
+    assert!(statements > 0, "nothing was counted: no poll, or the wrong role");
+    #[expect(clippy::cast_precision_loss, reason = "a handful")]
+    let per_second = statements as f64 / started.elapsed().as_secs_f64();
+    assert!(per_second <= STATEMENTS_PER_SECOND_MAX, "{per_second} statements a second, doing nothing");
+}

@@ -1,0 +1,33 @@
+//! How a test is built: a private PostgreSQL, a database of its own, a scriptable receiver, the real sidecar.
+//!
+//! ```ignore
+//! #[tokio::test]
+//! async fn an_event_reaches_the_receiver() {
+//!     let database = Database::new().await;                     // from a template that has the extension
+//!     let receiver = Receiver::start().await;                   // answers 200 unless told otherwise
+//!     database.create_webhook(generic(&receiver.url("/hook"))).await;
+//!     let _sidecar = Sidecar::start(&database).await;           // in this process; SidecarProcess for crashes
+//!     database.emit("USER_CREATED", json!({"userId": 1})).await;
+//!     let requests = receiver.requests(1).await;                // waits with a deadline
+//! }
+//! ```
+//!
+//! Nothing sleeps. What takes time is waited for with [`wait_until`], which has a deadline and says what it waited for.
+
+mod cluster;
+mod database;
+mod http;
+mod queue;
+mod receiver;
+mod sidecar;
+mod signature;
+mod wait;
+
+pub use cluster::{Cluster, ShutdownMode};
+pub use database::{Database, Refusal, Session, generic};
+pub use http::Request;
+pub use queue::{Claimed, Claimer, answered};
+pub use receiver::{Answer, Gate, Receiver};
+pub use sidecar::{Sidecar, SidecarProcess, orbhook_command};
+pub use signature::verify_signature;
+pub use wait::{DEADLINE, wait_until};
