@@ -1,3 +1,15 @@
+//! What can be typed: every option by flag and by environment variable, with its unit, range and default.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) const CONCURRENCY_DEFAULT: u32 = 256;
+pub(crate) const CLAIM_BATCH_DEFAULT: u32 = 200;
+pub(crate) const POLL_MS_DEFAULT: u64 = 1000;
+pub(crate) const SHUTDOWN_GRACE_SECONDS_DEFAULT: u64 = 20;
+const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:8901";
+
 /// Delivers PostgreSQL's committed changes as webhooks.
 #[derive(Debug, Parser)]
 #[command(
@@ -29,7 +41,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     #[command(flatten)]
-    database: DatabaseArguments,
+    pub(crate) database: DatabaseArguments,
     #[command(flatten)]
     pub log: LogArguments,
 }
@@ -37,66 +49,66 @@ pub struct CheckArguments {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     #[command(flatten)]
-    database: DatabaseArguments,
+    pub(crate) database: DatabaseArguments,
 
     /// How this sidecar is called in the database and in logs, 1 to 200 characters [default: the host's name]
     #[arg(long, env = "ORBHOOK_NAME")]
-    name: Option<String>,
+    pub(crate) name: Option<String>,
 
     /// Requests in flight at most, 1 to 10000
     #[arg(long, env = "ORBHOOK_CONCURRENCY", default_value_t = CONCURRENCY_DEFAULT,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    concurrency: u32,
+    pub(crate) concurrency: u32,
 
     /// Deliveries claimed in one statement at most, 1 to 1000
     #[arg(long, env = "ORBHOOK_CLAIM_BATCH", default_value_t = CLAIM_BATCH_DEFAULT,
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    claim_batch: u32,
+    pub(crate) claim_batch: u32,
 
     /// Look for due work at least this often, in milliseconds, 100 to 1000. Only matters when a notification was lost
     #[arg(long, env = "ORBHOOK_POLL_MS", default_value_t = POLL_MS_DEFAULT,
           value_parser = clap::value_parser!(u64).range(100..=1_000))]
-    poll_ms: u64,
+    pub(crate) poll_ms: u64,
 
     /// Network that webhooks may reach although it is not public, as CIDR (10.1.0.0/16, ::1/128); repeat it or separate by commas [default: none]
     #[arg(long, env = "ORBHOOK_ALLOW_NETWORK", value_name = "CIDR")]
-    allow_network: Vec<String>,
+    pub(crate) allow_network: Vec<String>,
 
     /// PEM file of certificate authorities trusted for endpoints, beside the system's [default: none]
     #[arg(long, env = "ORBHOOK_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
 
     /// After the first SIGTERM, let requests in flight finish for so many seconds, 0 to 600
     #[arg(long, env = "ORBHOOK_SHUTDOWN_GRACE_SECONDS", default_value_t = SHUTDOWN_GRACE_SECONDS_DEFAULT,
           value_parser = clap::value_parser!(u64).range(0..=600))]
-    shutdown_grace_seconds: u64,
+    pub(crate) shutdown_grace_seconds: u64,
 
     /// Address of the admin listener (/graphql, /healthz, /readyz). It is not started unless a token is set
     #[arg(long, env = "ORBHOOK_ADMIN_LISTEN", default_value = ADMIN_LISTEN_DEFAULT, value_name = "ADDRESS:PORT")]
-    admin_listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
 
     /// File that holds the bearer token for /graphql, at least 16 characters [default: none]
     #[arg(long, env = "ORBHOOK_ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token")]
-    admin_token_file: Option<PathBuf>,
+    pub(crate) admin_token_file: Option<PathBuf>,
 
     /// The bearer token itself. Give it by environment, not as an argument [default: none]
     #[arg(long, env = "ORBHOOK_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    admin_token: Option<String>,
+    pub(crate) admin_token: Option<String>,
 
     #[command(flatten)]
     pub log: LogArguments,
 }
 
 #[derive(Debug, Args)]
-struct DatabaseArguments {
+pub(crate) struct DatabaseArguments {
     /// The database, as URL (postgres://user@host/db) or as key=value pairs; several hosts may be listed, the primary is used.
     /// Give it by environment, not as an argument. sslmode: disable, prefer, require (which verifies the certificate)
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: String,
+    pub(crate) database_url: String,
 
     /// PEM file of the certificate authorities that the database's certificate is verified against [default: the system's]
     #[arg(long, env = "ORBHOOK_DATABASE_CA_FILE", value_name = "FILE")]
-    database_ca_file: Option<PathBuf>,
+    pub(crate) database_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -116,3 +128,21 @@ pub enum LogFormat {
     Json,
 }
 
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_option_has_an_environment_variable_and_an_explanation() {
+        for command in Arguments::command().get_subcommands() {
+            for option in command.get_arguments().filter(|option| option.get_id() != "help") {
+                let id = option.get_id();
+                let variable = option.get_env().unwrap_or_default().to_string_lossy().into_owned();
+                assert!(variable == "DATABASE_URL" || variable.starts_with("ORBHOOK_"), "{id}: {variable}");
+                assert!(option.get_help().is_some(), "{id} has no help");
+            }
+        }
+    }
+}

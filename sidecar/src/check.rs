@@ -6,8 +6,8 @@ use tokio_postgres::types::Type;
 
 use crate::{
     config::Database,
-    db::{Connector, DatabaseError, Db},
-    error::Error,
+    db::{Connector, Db},
+    error::{DatabaseError, Error},
 };
 
 /// Everything the sidecar calls. Its role may do nothing else.

@@ -1,14 +1,16 @@
 //! Asks the database for work. What comes back is leased and committed: nothing is acted on before the statement is over.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use crate::{
-    db::{DatabaseError, Db},
+    db::Db,
     delivery::{Delivery, ErrorClass, Fault, Finished, Ticket},
+    error::DatabaseError,
+    link::Link,
 };
 
 const CLAIM: &str = "\
@@ -119,12 +121,7 @@ async fn claim_once(
 }
 
 /// Leases up to `batch` due deliveries to `sidecar`.
-async fn claim(
-    db: &Db,
-    sidecar: Uuid,
-    batch: usize,
-    after: Option<Uuid>,
-) -> Result<Claimed, DatabaseError> {
+async fn claim(db: &Db, sidecar: Uuid, batch: usize, after: Option<Uuid>) -> Result<Claimed, DatabaseError> {
     let batch = i32::try_from(batch).unwrap_or(i32::MAX);
     let asked_at = Instant::now();
     let rows = db.query(CLAIM, &[(&sidecar, Type::UUID), (&batch, Type::INT4), (&after, Type::UUID)]).await?;

@@ -211,7 +211,7 @@ impl Db {
         }
     }
 
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.client.is_closed()
     }
 

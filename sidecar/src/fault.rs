@@ -251,3 +251,54 @@ fn slow_connect() -> Fault {
         "no connection in time; check that the host is up and that no firewall drops packets",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(error: impl StdError + 'static, phase: Phase) -> Option<Fault> {
+        chain(&error).find_map(|cause| name_cause(cause, phase))
+    }
+
+    #[test]
+    fn the_reason_of_a_failed_handshake_is_found_inside_an_io_error_and_said_in_words() {
+        let certificate = rustls::Error::InvalidCertificate;
+        for (error, words) in [
+            (certificate(CertificateError::Expired), "has expired"),
+            (certificate(CertificateError::NotValidForName), "another host name"),
+            (certificate(CertificateError::UnknownIssuer), "issuer is unknown"),
+            (certificate(CertificateError::NotValidYet), "not valid yet"),
+            (rustls::Error::AlertReceived(AlertDescription::ProtocolVersion), "no common protocol"),
+            (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "no common cipher"),
+            (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "client certificate"),
+            (rustls::Error::NoApplicationProtocol, "neither HTTP/1.1 nor HTTP/2"),
+        ] {
+            let wrapped = io::Error::new(io::ErrorKind::InvalidData, error);
+            let twice = io::Error::other(wrapped);
+            let fault = name(twice, Phase::Connect).unwrap();
+            assert_eq!(fault.class, ErrorClass::Tls);
+            assert!(fault.reason.contains(words), "{words}: {}", fault.reason);
+        }
+    }
+
+    #[test]
+    fn the_same_io_error_means_another_thing_in_another_phase() {
+        for (kind, phase, class) in [
+            (io::ErrorKind::UnexpectedEof, Phase::Connect, ErrorClass::Tls),
+            (io::ErrorKind::UnexpectedEof, Phase::FirstByte, ErrorClass::Reset),
+            (io::ErrorKind::TimedOut, Phase::Connect, ErrorClass::TimeoutConnect),
+            (io::ErrorKind::TimedOut, Phase::Body { status: 200 }, ErrorClass::Reset),
+            (io::ErrorKind::HostUnreachable, Phase::Connect, ErrorClass::ConnectionRefused),
+            (io::ErrorKind::InvalidData, Phase::Body { status: 200 }, ErrorClass::MalformedResponse),
+        ] {
+            assert_eq!(name(io::Error::from(kind), phase).unwrap().class, class, "{kind:?} {phase:?}");
+        }
+    }
+
+    #[test]
+    fn running_out_of_file_descriptors_is_our_own_trouble() {
+        let fault = name(io::Error::from_raw_os_error(24), Phase::Connect).unwrap();
+        assert_eq!(fault.class, ErrorClass::Internal);
+        assert!(fault.reason.contains("--concurrency"));
+    }
+}

@@ -10,7 +10,10 @@ use tokio::{
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Connector, DatabaseError, Db};
+use crate::{
+    db::{Connector, Db},
+    error::DatabaseError,
+};
 
 pub(crate) type Schema = async_graphql::Schema<Query, Mutation, EmptySubscription>;
 

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod arguments;
 mod backoff;
 mod check;
 mod claim;
@@ -29,6 +30,8 @@ mod dial;
 mod error;
 mod fault;
 mod graphql;
+mod idle;
+mod link;
 mod log;
 mod resolve;
 mod send;
@@ -43,13 +46,10 @@ use std::sync::Arc;
 use orbhook_address::Policy;
 use tokio::sync::watch;
 
+pub use arguments::{Arguments, CheckArguments, Command, LogArguments, LogFormat, RunArguments};
 pub use check::check;
-pub use config::{
-    Admin, Arguments, CheckArguments, Command, Config, ConfigError, Database, LogArguments, LogFormat,
-    RunArguments,
-};
-pub use db::DatabaseError;
-pub use error::Error;
+pub use config::{Admin, Config, ConfigError, Database};
+pub use error::{DatabaseError, Error};
 pub use log::start as start_log;
 pub use tls::CertificateError;
 

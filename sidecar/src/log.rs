@@ -7,7 +7,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{LogArguments, LogFormat},
+    arguments::{LogArguments, LogFormat},
     error::Error,
 };
 

@@ -14,8 +14,10 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::{
-    db::{DatabaseError, Db, Link},
+    db::Db,
     delivery::{Finished, Outcome, Ticket},
+    error::DatabaseError,
+    link::Link,
 };
 
 /// Results in one statement. `orbhook.settle` takes 1,000; half of that is as fast and holds locks half as long.

@@ -16,9 +16,11 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::{
-    backoff::Backoff,
     check,
-    db::{Connector, DatabaseError, Db, Notifications, reconnect_backoff},
+    db::{Connector, Db, Notifications},
+    error::DatabaseError,
+    idle::Idle,
+    link::reconnect_backoff,
 };
 
 const CHANNEL: &str = "orbhook";

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
-    pin::Pin,
     time::{Duration, SystemTime},
 };
 
@@ -19,12 +18,13 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    claim::{Claimed, claim},
+    claim::{ClaimRequest, Claimed, Claims},
     client::HttpClient,
     config::Config,
-    db::{Connector, Link},
+    db::Connector,
     delivery::{Delivery, ErrorClass, Fault, Finished},
     error::Error,
+    link::Link,
     send::send,
     settle::{Report, settle_all},
     wake::{self, Mode},

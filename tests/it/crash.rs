@@ -15,13 +15,7 @@ async fn a_killed_backend_stops_delivery_for_a_moment_only() {
         let role = database.role("sender").await;
         let find = "select pid from pg_stat_activity where usename = $1 limit 1";
         let pid = database.one::<i32>(find, &[&role]).await;
-        cluster.kill_backend(pid);
-        // The server ends every session and recovers; until it has, a new session is refused.
-        wait_until("the server to recover", DEADLINE, async || {
-            let session = cluster.connect_as(database.name(), "postgres").await.ok()?;
-            session.simple_query("select 1").await.ok()
-        })
-        .await;
+        cluster.kill_backend(pid).await;
     })
     .await;
 }
@@ -34,11 +28,14 @@ async fn an_immediate_restart_stops_delivery_for_a_moment_only() {
 /// Crashes the server with requests under way and others queued; everything arrives, and soon.
 async fn survives(crash: impl AsyncFnOnce(&Database, &Cluster)) {
     const EVENTS: i64 = 50;
+    const IN_FLIGHT: usize = 10;
 
     let cluster = Cluster::start(&[]);
     let database = Database::on(&cluster).await;
     let receiver = Receiver::start().await;
-    database.create_webhook(generic(&receiver.url("/hook"))).await;
+    let mut config = generic(&receiver.url("/hook"));
+    config["maxInFlight"] = json!(IN_FLIGHT);
+    database.create_webhook(config).await;
     let _sidecar = Sidecar::start(&database).await;
 
     let gate = Gate::new();
@@ -46,13 +43,14 @@ async fn survives(crash: impl AsyncFnOnce(&Database, &Cluster)) {
     for number in 0..EVENTS {
         database.emit("USER_ACTION", json!({"n": number})).await;
     }
-    let under_way = receiver.requests(5).await.len();
+    // Without a new claim, not one more can come: the next request is a sign of life.
+    receiver.requests(IN_FLIGHT).await;
     crash(&database, &cluster).await;
     gate.open();
 
     database.emit("USER_ACTION", json!({"n": EVENTS})).await;
     wait_until("the sidecar to resume", RESUMED_WITHIN, async || {
-        (receiver.count() > under_way).then_some(())
+        (receiver.count() > IN_FLIGHT).then_some(())
     })
     .await;
     let expected: BTreeSet<_> = (0..=EVENTS).collect();

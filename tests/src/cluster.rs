@@ -11,6 +11,8 @@ use std::{env, fs, process};
 
 use tokio_postgres::{Client, NoTls};
 
+use crate::wait::{DEADLINE, wait_until};
+
 /// The database that every test's database is copied from. It has the extension.
 pub(crate) const TEMPLATE: &str = "orbhook_template";
 
@@ -123,9 +125,17 @@ impl Cluster {
         self.resume();
     }
 
-    /// `kill -9` of one server process. PostgreSQL then ends all sessions and recovers.
-    pub fn kill_backend(&self, pid: i32) {
+    /// `kill -9` of one server process. PostgreSQL then ends all sessions and recovers; this returns when it has.
+    pub async fn kill_backend(&self, pid: i32) {
+        let witness = self.connect("postgres").await;
         signal(u32::try_from(pid).expect("a process id is positive"), "KILL");
+        // Until the server has noticed, it works as if nothing had happened.
+        wait_until("the server to end all sessions", DEADLINE, async || witness.is_closed().then_some(()))
+            .await;
+        wait_until("the server to recover", DEADLINE, async || {
+            self.connect_as("postgres", "postgres").await.ok()?.simple_query("select 1").await.ok()
+        })
+        .await;
     }
 
     /// A session as superuser. It must be used in the runtime that made it.

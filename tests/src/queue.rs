@@ -41,7 +41,8 @@ impl Claimer {
 
     /// Claims up to `batch` deliveries, beginning with the webhook behind `after`.
     pub async fn claim_after(&self, database: &Database, batch: i32, after: Option<Uuid>) -> Vec<Claimed> {
-        let rows = database.rows("select * from orbhook.claim($1, $2, $3)", &[&self.id, &batch, &after]).await;
+        let rows =
+            database.rows("select * from orbhook.claim($1, $2, $3)", &[&self.id, &batch, &after]).await;
         rows.iter()
             .map(|row| Claimed {
                 delivery: row.get("delivery_id"),
@@ -57,13 +58,20 @@ impl Claimer {
     }
 
     /// Reports an answer; returns the status that `orbhook.settle` logs, if it logs any, and whether it was late.
-    pub async fn answer(&self, database: &Database, claimed: &Claimed, status: u16, headers: Value) -> Option<(String, bool)> {
+    pub async fn answer(
+        &self,
+        database: &Database,
+        claimed: &Claimed,
+        status: u16,
+        headers: Value,
+    ) -> Option<(String, bool)> {
         self.settle(database, json!([answered(claimed, status, headers)])).await.pop()
     }
 
     /// Reports results as they stand; returns status and lateness of each that is worth a line in the log.
     pub async fn settle(&self, database: &Database, results: Value) -> Vec<(String, bool)> {
-        let rows = database.rows("select status, late from orbhook.settle($1, $2)", &[&self.id, &results]).await;
+        let rows =
+            database.rows("select status, late from orbhook.settle($1, $2)", &[&self.id, &results]).await;
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 }

@@ -58,7 +58,7 @@ fn delivery(secrets: serde_json::Value, headers: serde_json::Value) -> Delivery 
         headers: serde_json::from_value(headers).unwrap(),
         body: r#"{"type":"USER_CREATED"}"#.to_owned(),
         secrets: serde_json::from_value(secrets).unwrap(),
-        timeout: Duration::from_millis(400),
+        timeout: Duration::from_secs(10),
         lease_until: now + Duration::from_secs(60),
         send_at: now,
     }
@@ -66,6 +66,13 @@ fn delivery(secrets: serde_json::Value, headers: serde_json::Value) -> Delivery 
 
 async fn post(http: &HttpClient, url: &str) -> Finished {
     let delivery = delivery(serde_json::json!({"endpoint": url, "signing": SECRET}), serde_json::json!([]));
+    send(http, &delivery, NOW).await
+}
+
+/// For receivers that would take for ever.
+async fn post_impatiently(http: &HttpClient, url: &str) -> Finished {
+    let mut delivery = delivery(serde_json::json!({"endpoint": url}), serde_json::json!([]));
+    delivery.timeout = Duration::from_millis(300);
     let finished = send(http, &delivery, NOW).await;
     assert!(finished.duration < delivery.timeout + Duration::from_secs(1), "{:?}", finished.duration);
     finished
@@ -249,7 +256,7 @@ async fn a_kept_connection_is_used_again_and_has_no_connect_time() {
 #[tokio::test]
 async fn a_receiver_that_never_answers_is_a_timeout_of_the_first_byte() {
     let receiver = Receiver::start(async |_stream| hang().await).await;
-    let finished = post(&local(), &receiver.url()).await;
+    let finished = post_impatiently(&local(), &receiver.url()).await;
     assert_eq!(finished.wire.address, Some(receiver.address));
     assert_eq!(fault(finished).class, ErrorClass::TimeoutFirstByte);
 }
@@ -264,7 +271,7 @@ async fn headers_that_drip_are_a_timeout_of_the_first_byte() {
         }
     })
     .await;
-    assert_eq!(fault(post(&local(), &receiver.url()).await).class, ErrorClass::TimeoutFirstByte);
+    assert_eq!(fault(post_impatiently(&local(), &receiver.url()).await).class, ErrorClass::TimeoutFirstByte);
 }
 
 #[tokio::test]
@@ -276,7 +283,7 @@ async fn informational_responses_without_end_are_a_timeout() {
         }
     })
     .await;
-    assert_eq!(fault(post(&local(), &receiver.url()).await).class, ErrorClass::TimeoutFirstByte);
+    assert_eq!(fault(post_impatiently(&local(), &receiver.url()).await).class, ErrorClass::TimeoutFirstByte);
 }
 
 #[tokio::test]
@@ -289,7 +296,7 @@ async fn a_body_that_drips_is_a_timeout_of_the_body() {
         }
     })
     .await;
-    let fault = fault(post(&local(), &receiver.url()).await);
+    let fault = fault(post_impatiently(&local(), &receiver.url()).await);
     assert_eq!(fault.class, ErrorClass::TimeoutBody);
     assert!(fault.reason.starts_with("answered 200"), "{}", fault.reason);
 }
@@ -451,7 +458,7 @@ async fn a_peer_that_does_not_speak_tls_gets_nothing_in_clear() {
 #[tokio::test]
 async fn a_handshake_that_hangs_or_breaks_off_is_told_apart() {
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let finished = post(&local(), &format!("https://{}/", hanging.local_addr().unwrap())).await;
+    let finished = post_impatiently(&local(), &format!("https://{}/", hanging.local_addr().unwrap())).await;
     assert_eq!(fault(finished).class, ErrorClass::TimeoutConnect);
 
     let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -513,7 +520,7 @@ async fn a_look_up_that_hangs_ends_with_the_attempt() {
     }
     let http =
         HttpClient::new(Policy::default(), Arc::new(Hanging), tls::outbound(None).unwrap(), 1).unwrap();
-    assert_eq!(fault(post(&http, "http://slow.test/").await).class, ErrorClass::TimeoutConnect);
+    assert_eq!(fault(post_impatiently(&http, "http://slow.test/").await).class, ErrorClass::TimeoutConnect);
 }
 
 #[tokio::test]
