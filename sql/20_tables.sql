@@ -152,7 +152,9 @@ create table orbhook.webhook_state (
     paused_until         timestamptz not null default '-infinity',
     pause_reason         text,
     failing_since        timestamptz,
-    consecutive_failures integer not null default 0
+    consecutive_failures integer not null default 0,
+    reported_disabled_at timestamptz not null default '-infinity',
+    reported_failed_at   timestamptz not null default '-infinity'
 ) with (fillfactor = 50);
 comment on table orbhook.webhook_state is
     'How each webhook is doing. Its row is locked by the claim or settle that serves the webhook; emitters never touch it. Written at most about once a second per webhook, and not at all while an unlimited webhook only succeeds.';
@@ -162,6 +164,8 @@ comment on column orbhook.webhook_state.paused_until is 'The receiver asked for 
 comment on column orbhook.webhook_state.pause_reason is 'Why it is paused until then, in words.';
 comment on column orbhook.webhook_state.failing_since is 'First failure since the last success; null while it works.';
 comment on column orbhook.webhook_state.consecutive_failures is 'Failed attempts since the last success.';
+comment on column orbhook.webhook_state.reported_disabled_at is 'Latest WEBHOOK_DISABLED about it: one an hour at most.';
+comment on column orbhook.webhook_state.reported_failed_at is 'Latest DELIVERY_FAILED about it: one an hour at most.';
 
 -- Range-partitioned by id, which begins with the time. The default partition is what an emit falls back on, so an
 -- event never fails for want of a partition.

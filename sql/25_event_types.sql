@@ -1,4 +1,4 @@
--- The event catalogue of the product document: 43 types in 8 families.
+-- The event catalogue: the product document's 43 types in 8 families, and two of orbhook's own about webhooks in trouble.
 --
 -- Applications add their own rows. The built-in ones cannot be changed, because a dump leaves them out: the next
 -- CREATE EXTENSION brings them, and a change would be lost without a word.
@@ -46,7 +46,9 @@ insert into orbhook.event_types (name, category, description, built_in) values
     ('SYSTEM_UPDATE', 'System', 'When system updates are applied', true),
     ('USAGE_LIMIT_APPROACHING', 'Usage', 'When user approaches bandwidth limit', true),
     ('USAGE_LIMIT_REACHED', 'Usage', 'When user reaches bandwidth limit', true),
-    ('USAGE_ABNORMAL', 'Usage', 'When unusual usage patterns are detected', true);
+    ('USAGE_ABNORMAL', 'Usage', 'When unusual usage patterns are detected', true),
+    ('WEBHOOK_DISABLED', 'Operations', 'When orbhook switches a webhook off', true),
+    ('DELIVERY_FAILED', 'Operations', 'When a delivery has failed for good', true);
 
 create function orbhook._protect_built_in_type() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -202,6 +202,8 @@ as $$
 declare
     v_id uuid := (orbhook._webhook(id)).id;
 begin
+    -- State before webhooks, as settle takes them.
+    perform from orbhook.webhook_state s where s.webhook_id = v_id for update;
     delete from orbhook.webhooks w where w.id = v_id;
     perform orbhook._cancel_deliveries_of(v_id, 'webhook deleted');
 end
@@ -226,9 +228,10 @@ as $$
 declare
     v_id uuid := (orbhook._webhook(id)).id;
 begin
-    update orbhook.webhooks w set paused = false, updated_at = clock_timestamp() where w.id = v_id and w.paused;
+    -- State before webhooks, as settle takes them.
     update orbhook.webhook_state s set paused_until = '-infinity', pause_reason = null
     where s.webhook_id = v_id and s.paused_until > clock_timestamp();
+    update orbhook.webhooks w set paused = false, updated_at = clock_timestamp() where w.id = v_id and w.paused;
     perform orbhook._arm_doorbell();
 end
 $$;

@@ -118,6 +118,10 @@ begin
     if not exists (select from orbhook.periods p where p.starts_on = date_trunc('week', clock_timestamp())::date) then
         perform orbhook._open_period();
     end if;
+    -- What a step queues is due: claim first, and look again after.
+    if exists (select from orbhook.replays r where r.finished_at is null) and orbhook._replay_step() then
+        return 0;
+    end if;
     v_dead := orbhook._dead_sidecars();
     v_now := clock_timestamp();
 
@@ -156,7 +160,7 @@ begin
 end
 $$;
 comment on function orbhook.look(uuid) is
-    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars and opens the week''s partitions; called at least once a second.';
+    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions and takes replays a step further; called at least once a second.';
 
 create function orbhook.doze(p_sidecar uuid, out state text, out wait_ms integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp

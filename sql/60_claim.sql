@@ -42,8 +42,11 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$ select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
 comment on function orbhook._rfc3339(timestamptz) is 'A time as RFC 3339 in UTC with microseconds.';
 
+-- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
+-- scan it as a whole, and planning anew for each call costs more than the call.
 create function orbhook.claim(p_sidecar uuid, p_batch integer, p_after uuid) returns setof orbhook.request
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now       timestamptz := clock_timestamp();
@@ -53,6 +56,11 @@ declare
     v_requests  orbhook.request[];
     v_problems  orbhook._ending[];
 begin
+    -- Whoever takes this id for dead would send the same deliveries at once.
+    if not exists (select from orbhook.instances i where i.id = p_sidecar and i.died_at is null and i.stopped_at is null) then
+        return;
+    end if;
+
     -- Never lowered: remote_write and remote_apply are stronger than on.
     if current_setting('synchronous_commit') in ('off', 'local') then
         perform set_config('synchronous_commit', 'on', true);
@@ -198,4 +206,4 @@ begin
 end
 $$;
 comment on function orbhook.claim(uuid, integer, uuid) is
-    'Leases up to p_batch due deliveries to a sidecar and returns them as requests. p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn.';
+    'Leases up to p_batch due deliveries to a sidecar and returns them as requests. p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. Nothing for a sidecar that is not registered, has stopped or was found dead.';

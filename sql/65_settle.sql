@@ -55,6 +55,7 @@ comment on function orbhook._retry_after_seconds(double precision, double precis
 create function orbhook.settle(p_sidecar uuid, p_results jsonb)
 returns table (delivery_id uuid, attempt integer, status text, late boolean, due_in_ms integer, reason text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -143,6 +144,7 @@ begin
       and (c.failed > 0 or (c.delivered > 0 and s.failing_since is not null));
 
     perform orbhook._switch_off(a.webhook_id, a.reason) from unnest(v_applied) a where a.verdict = 'endpoint_permanent';
+    perform orbhook._switch_off_failing(array_agg(a.webhook_id)) from unnest(v_applied) a where a.verdict = 'retry' having count(*) > 0;
 
     select array_agg(row(a.delivery_id,
                          case when a.verdict = 'delivered' then 'delivered' else 'failed' end,
@@ -175,6 +177,16 @@ begin
     join orbhook.webhooks w on w.id = a.webhook_id
     where d.id = a.delivery_id
       and d.id <> all (coalesce((select array_agg(e.delivery_id) from unnest(v_endings) e), '{}'));
+
+    perform orbhook._report('DELIVERY_FAILED', f.webhook_id, jsonb_build_object(
+                'delivery', f.id, 'event', f.event_id, 'failedEventType', f.event_type, 'attempts', f.attempts,
+                'statusCode', f.last_status_code, 'reason', f.last_error))
+    from (select distinct on (d.webhook_id) d.webhook_id, d.id, d.event_id, t.event_type, d.attempts, e.last_status_code, e.last_error
+          from unnest(v_endings) e
+          join orbhook.deliveries_open d on d.id = e.delivery_id
+          join orbhook.events t on t.id = d.event_id
+          where e.status = 'failed' and not d.is_test and t.event_type not in ('WEBHOOK_DISABLED', 'DELIVERY_FAILED')
+          order by d.webhook_id, d.id) f;
 
     perform orbhook._finish(v_endings);
 
@@ -238,14 +250,3 @@ end
 $$;
 comment on function orbhook._record_late(uuid, jsonb, orbhook._judgement[], timestamptz) is
     'Records results whose attempt is no longer the latest, or whose delivery has ended.';
-
-create function orbhook._switch_off(p_webhook uuid, p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update orbhook.webhooks w
-    set active = false, inactive_reason = left(p_reason, 2000), updated_at = clock_timestamp()
-    where w.id = p_webhook and w.active;
-end
-$$;
-comment on function orbhook._switch_off(uuid, text) is 'Deactivates a webhook, with the reason.';

@@ -66,7 +66,7 @@ begin
     end if;
     if p_kind in ('reader', 'reader_payload', 'admin') then
         execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, '
-                       'orbhook.deliveries, orbhook.instances, orbhook.watches to %s', p_role);
+                       'orbhook.deliveries, orbhook.instances, orbhook.watches, orbhook.replays, orbhook.replay_progress to %s', p_role);
         execute format('grant select (id, event_type, occurred_at, created_at, skipped) on orbhook.events to %s', p_role);
         execute format('grant select (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, connect_ms, first_byte_ms, '
                        'address, status_code, error_class, error, body_cut, late, period) on orbhook.attempts to %s', p_role);

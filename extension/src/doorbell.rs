@@ -64,7 +64,10 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
 
 /// Runs inside CommitTransaction: it must not fail for any reason of its own, or the application's commit would.
 fn ring() {
-    if !settings::notify() || somebody_is_awake() || notification_queue_usage() >= NOTIFICATION_QUEUE_USAGE_MAX {
+    if !settings::notify()
+        || somebody_is_awake()
+        || notification_queue_usage() >= NOTIFICATION_QUEUE_USAGE_MAX
+    {
         return;
     }
     // SAFETY: both strings are NUL-terminated and copied. PreCommit_Notify runs after the callbacks, so what is queued

@@ -2,8 +2,8 @@
 //!
 //! The SQLSTATE is chosen here and nowhere else. No fault carries a payload, a secret or an endpoint.
 
-use pgrx::prelude::*;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
 
 /// An error the caller can do something about.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,12 @@ pub(crate) enum Fault {
     /// A limit of orbhook's is exceeded. SQLSTATE 54000.
     #[error("{message}")]
     TooLarge { message: String, hint: String },
+    /// The caller lacks a right. SQLSTATE 42501.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A relation of a kind that cannot be watched. SQLSTATE 42809.
+    #[error("{message}")]
+    WrongKind { message: String, hint: String },
     /// The transaction cannot write. SQLSTATE 25006.
     #[error("{0}")]
     ReadOnly(&'static str),
@@ -32,7 +38,11 @@ impl Fault {
     pub(crate) fn raise(self) -> ! {
         let (code, hint) = match &self {
             Self::Argument { hint, .. } => (PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, hint.clone()),
-            Self::TooLarge { hint, .. } => (PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, Some(hint.clone())),
+            Self::TooLarge { hint, .. } => {
+                (PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, Some(hint.clone()))
+            }
+            Self::Forbidden(_) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, None),
+            Self::WrongKind { hint, .. } => (PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, Some(hint.clone())),
             Self::ReadOnly(_) => (PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION, None),
             Self::Internal(_) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, None),
         };

@@ -18,7 +18,8 @@ fn judge(
 ) -> Vec<Option<String>> {
     let provider = provider.and_then(|name| Provider::from_str(name).ok()).unwrap_or(Provider::Generic);
     // The sidecar writes an object of strings; anything else has no header worth reading.
-    let headers: BTreeMap<String, String> = headers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let headers: BTreeMap<String, String> =
+        headers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let headers: Vec<(String, String)> = headers.into_iter().collect();
     let response = Response {
         status: status.and_then(|status| u16::try_from(status).ok()).unwrap_or_default(),

@@ -18,7 +18,8 @@ fn render_object(provider: Option<&str>, event: Option<&str>, config: Option<&st
     let payload = event.ok_or_else(|| Fault::argument("event must be a JSON object, not null"))?;
     let provider = Provider::from_str(provider)
         .map_err(|_| Fault::argument("provider must be SLACK, GOHIGHLEVEL, ZAPIER or GENERIC"))?;
-    let facts = facts(payload).map_err(|reason| Fault::argument(format!("event cannot be rendered: {reason}")))?;
+    let facts =
+        facts(payload).map_err(|reason| Fault::argument(format!("event cannot be rendered: {reason}")))?;
     let event = Event {
         id: NO_EVENT,
         event_type: facts.event_type.as_deref().unwrap_or_default(),

@@ -11,6 +11,9 @@ const PAYLOAD_BYTES_MAX_LOWEST: i32 = 1024;
 /// 25 MiB: what the largest receivers take, and far below what jsonb can hold.
 const PAYLOAD_BYTES_MAX_HIGHEST: i32 = 25 * 1024 * 1024;
 
+/// Read by SQL alone (`sql/62_health.sql`).
+static SWITCH_OFF_AFTER_DAYS: GucSetting<i32> = GucSetting::<i32>::new(5);
+
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ALLOW_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -36,6 +39,16 @@ pub(crate) fn define() {
         &PAYLOAD_BYTES_MAX,
         PAYLOAD_BYTES_MAX_LOWEST,
         PAYLOAD_BYTES_MAX_HIGHEST,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"orbhook.switch_off_after_days",
+        c"Days without a success, while being tried, after which a webhook is switched off; 0 = never.",
+        c"What is queued stays pending until it is switched on again.",
+        &SWITCH_OFF_AFTER_DAYS,
+        0,
+        3650,
         GucContext::Suset,
         GucFlags::default(),
     );

@@ -26,7 +26,14 @@ fn verify(
 }
 
 /// Anything unreadable is a signature that does not fit.
-fn verify_at(secret: &str, id: &str, timestamp: &str, signatures: &str, body: &str, now_unix_seconds: i64) -> bool {
+fn verify_at(
+    secret: &str,
+    id: &str,
+    timestamp: &str,
+    signatures: &str,
+    body: &str,
+    now_unix_seconds: i64,
+) -> bool {
     let Ok(key) = STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)) else { return false };
     let Ok(seconds) = timestamp.parse::<i64>() else { return false };
     if key.is_empty() || now_unix_seconds.abs_diff(seconds) > TOLERANCE_SECONDS.unsigned_abs() {
@@ -34,7 +41,8 @@ fn verify_at(secret: &str, id: &str, timestamp: &str, signatures: &str, body: &s
     }
     // During a rotation there are several, separated by spaces; one that fits is enough.
     signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,")).any(|signature| {
-        let (Ok(given), Ok(mut mac)) = (STANDARD.decode(signature), Hmac::<Sha256>::new_from_slice(&key)) else {
+        let (Ok(given), Ok(mut mac)) = (STANDARD.decode(signature), Hmac::<Sha256>::new_from_slice(&key))
+        else {
             return false;
         };
         for part in [id, ".", timestamp, ".", body] {

@@ -14,10 +14,9 @@ fn validate_webhook(config: Option<&str>, current: Option<&str>) -> String {
 
 fn validate(config: Option<&str>, current: Option<&str>) -> Result<String, Fault> {
     let config = config.ok_or_else(|| Fault::argument("config must be a JSON object, not null"))?;
-    let current: Option<Current> = current
-        .map(serde_json::from_str)
-        .transpose()
-        .map_err(|error| Fault::Internal(format!("a webhook's current configuration is unreadable: {error}")))?;
+    let current: Option<Current> = current.map(serde_json::from_str).transpose().map_err(|error| {
+        Fault::Internal(format!("a webhook's current configuration is unreadable: {error}"))
+    })?;
     let webhook = webhook::validate(config, current.as_ref()).map_err(argument)?;
     if let Some(Some(endpoint)) = webhook.secrets.get("endpoint") {
         check_address(endpoint)?;

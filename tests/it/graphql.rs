@@ -45,7 +45,8 @@ async fn an_ordinary_client_can_introspect_and_ask_for_the_version() {
     let test = Test::start(200).await;
     let (_, answer) = test.ask("{ version }", Some(TOKEN)).await;
     assert_eq!(answer["data"]["version"], env!("CARGO_PKG_VERSION"));
-    let introspection = "{ __schema { mutationType { fields { name args { name type { kind ofType { name } } } } } } }";
+    let introspection =
+        "{ __schema { mutationType { fields { name args { name type { kind ofType { name } } } } } } }";
     let (_, answer) = test.ask(introspection, Some(TOKEN)).await;
     let field = &answer["data"]["__schema"]["mutationType"]["fields"][0];
     assert_eq!(field["name"], "testWebhookConfiguration");
@@ -70,14 +71,21 @@ impl Test {
         let arguments = ["--admin-listen", "127.0.0.1:0", "--admin-token", TOKEN];
         let sidecar = SidecarProcess::start(&database, &arguments).await;
         sidecar.logged("registered").await;
-        let address = sidecar.log().split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap().to_owned();
+        let address = sidecar
+            .log()
+            .split("address=")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next())
+            .unwrap()
+            .to_owned();
         Test { receiver, webhook, address, _database: database, _sidecar: sidecar }
     }
 
     /// Status and body, or null when the body is no JSON.
     async fn ask(&self, query: &str, token: Option<&str>) -> (u16, Value) {
         let body = json!({ "query": query }).to_string();
-        let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let authorization =
+            token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let request = format!(
             "POST /graphql HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{authorization}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
             self.address,

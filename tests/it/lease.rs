@@ -36,7 +36,10 @@ async fn a_late_result_from_an_expired_lease_changes_nothing_and_is_recorded() {
     assert_eq!(slow.answer(&database, &late, 200, json!({})).await, Some(("pending".to_owned(), true)));
     let lease = "select status, attempts, claimed_by from orbhook.deliveries";
     let row = database.rows(lease, &[]).await.remove(0);
-    assert_eq!((row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, Uuid>(2)), ("pending".to_owned(), 2, fresh.id));
+    assert_eq!(
+        (row.get::<_, String>(0), row.get::<_, i32>(1), row.get::<_, Uuid>(2)),
+        ("pending".to_owned(), 2, fresh.id)
+    );
 
     fresh.answer(&database, &current, 500, json!({})).await;
     let attempts = "select number, late, status_code from orbhook.attempts order by number";
@@ -158,9 +161,13 @@ async fn tokens_are_spaced_and_handed_out_for_one_second_ahead() {
     webhook(&database, json!({"rateLimit": 4, "maxInFlight": 100})).await;
     database.execute("select orbhook_emit('USER_LOGIN', '{}') from generate_series(1, 20)").await;
     let claimer = Claimer::register(&database).await;
-    let waits: Vec<i32> = claimer.claim(&database, 100).await.iter().map(|claimed| claimed.send_after_ms).collect();
+    let waits: Vec<i32> =
+        claimer.claim(&database, 100).await.iter().map(|claimed| claimed.send_after_ms).collect();
     assert_eq!(waits, [0, 250, 500, 750, 1000]);
-    assert!(Claimer::register(&database).await.claim(&database, 100).await.is_empty(), "the second is given away");
+    assert!(
+        Claimer::register(&database).await.claim(&database, 100).await.is_empty(),
+        "the second is given away"
+    );
     let failures: i64 = database.one("select sum(failures) from orbhook.deliveries", &[]).await;
     assert_eq!(failures, 0, "waiting is no failure");
 }
@@ -206,12 +213,16 @@ async fn a_paused_webhook_queues_and_an_inactive_one_keeps_what_it_has() {
 
     database.execute(&format!("select orbhook_update_webhook('{webhook}', '{{\"active\": false}}')")).await;
     let event = database.emit("USER_CREATED", json!({})).await;
-    let skipped: serde_json::Value = database.one("select skipped from orbhook.events where id = $1", &[&event]).await;
+    let skipped: serde_json::Value =
+        database.one("select skipped from orbhook.events where id = $1", &[&event]).await;
     assert_eq!(skipped, json!([{"webhook": webhook.to_string(), "reason": "inactive"}]));
     assert!(claimer.claim(&database, 10).await.is_empty());
     assert_eq!(database.one::<i64>("select count(*) from orbhook.deliveries_open", &[]).await, 2);
     claimer.settle(&database, json!([answered(&claimed[0], 200, json!({}))])).await;
-    assert_eq!(database.one::<i64>("select count(*) from orbhook.deliveries where status = 'delivered'", &[]).await, 1);
+    assert_eq!(
+        database.one::<i64>("select count(*) from orbhook.deliveries where status = 'delivered'", &[]).await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -262,7 +273,11 @@ async fn a_payload_that_cannot_be_rendered_fails_its_own_delivery_and_no_other()
 async fn deliver_at_waits_and_the_idle_look_says_how_long() {
     let database = Database::new().await;
     webhook(&database, json!({})).await;
-    database.execute("select orbhook_emit('USER_CREATED', '{}', deliver_at => clock_timestamp() + interval '1 hour')").await;
+    database
+        .execute(
+            "select orbhook_emit('USER_CREATED', '{}', deliver_at => clock_timestamp() + interval '1 hour')",
+        )
+        .await;
     let claimer = Claimer::register(&database).await;
     assert!(claimer.claim(&database, 1).await.is_empty());
     let wait: i32 = database.one("select orbhook.look($1)", &[&claimer.id]).await;
@@ -272,7 +287,9 @@ async fn deliver_at_waits_and_the_idle_look_says_how_long() {
 async fn with_events(count: i32) -> (Database, Uuid) {
     let database = Database::new().await;
     let id = webhook(&database, json!({"maxInFlight": 100})).await;
-    database.execute(&format!("select orbhook_emit('USER_CREATED', '{{}}') from generate_series(1, {count})")).await;
+    database
+        .execute(&format!("select orbhook_emit('USER_CREATED', '{{}}') from generate_series(1, {count})"))
+        .await;
     (database, id)
 }
 
@@ -285,7 +302,9 @@ async fn webhook(database: &Database, changes: serde_json::Value) -> Uuid {
 }
 
 async fn expire_leases(database: &Database) {
-    database.execute("update orbhook.deliveries_open set lease_until = clock_timestamp() - interval '1 second'").await;
+    database
+        .execute("update orbhook.deliveries_open set lease_until = clock_timestamp() - interval '1 second'")
+        .await;
 }
 
 /// What the idle look answers, in whole seconds.

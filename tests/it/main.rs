@@ -8,7 +8,9 @@ mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
 mod emit_errors; // what orbhook_emit refuses
 mod graphql; // the document's test call, on the sidecar's admin listener
+mod health; // when a webhook is switched off, and who hears of it
 mod idle; // a sidecar without work leaves the database alone
 mod lease; // who may send what, when, and whose result counts
 mod privileges; // what may be called, by whom, and what it says about itself
+mod replay; // sending a span of time again
 mod settle; // what follows from an answer

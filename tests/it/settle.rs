@@ -11,14 +11,21 @@ async fn retries_follow_the_schedule_whose_last_value_repeats_and_then_the_deliv
         claimer.answer(&database, &claimed, 500, json!({})).await;
         let (counted, wait) = waiting(&database).await;
         assert_eq!(counted, failures);
-        assert!((scheduled..=scheduled * 1.1).contains(&(wait + 1.0).min(scheduled * 1.1)), "{wait} for {scheduled}");
+        assert!(
+            (scheduled..=scheduled * 1.1).contains(&(wait + 1.0).min(scheduled * 1.1)),
+            "{wait} for {scheduled}"
+        );
         assert!(wait >= scheduled - 1.0, "never earlier: {wait} for {scheduled}");
         make_due(&database).await;
     }
     let claimed = claimer.claim(&database, 1).await.remove(0);
     claimer.answer(&database, &claimed, 500, json!({})).await;
     assert_eq!(status(&database).await, "failed");
-    assert_eq!(database.one::<i64>("select count(*) from orbhook.attempts", &[]).await, 5, "one try and four retries");
+    assert_eq!(
+        database.one::<i64>("select count(*) from orbhook.attempts", &[]).await,
+        5,
+        "one try and four retries"
+    );
 }
 
 #[tokio::test]
@@ -36,7 +43,14 @@ async fn one_number_is_the_wait_before_every_retry() {
 
 #[tokio::test]
 async fn retry_after_makes_a_retry_later_and_never_sooner_or_past_a_day() {
-    for (value, expected) in [("600", 600.0), ("1", 30.0), ("-5", 30.0), ("1e300", 30.0), ("NaN", 30.0), ("99999999999999999", 86_400.0)] {
+    for (value, expected) in [
+        ("600", 600.0),
+        ("1", 30.0),
+        ("-5", 30.0),
+        ("1e300", 30.0),
+        ("NaN", 30.0),
+        ("99999999999999999", 86_400.0),
+    ] {
         let (database, claimer) = with(json!({"retryDelay": 30})).await;
         database.emit("USER_CREATED", json!({})).await;
         let claimed = claimer.claim(&database, 1).await.remove(0);
@@ -57,12 +71,17 @@ async fn a_429_pauses_the_webhook_and_uses_up_no_retry_until_the_delivery_is_a_d
     assert_eq!(waiting(&database).await.0, 0);
     assert!(claimer.claim(&database, 10).await.is_empty(), "the other delivery waits as well");
     let pause: f64 = database
-        .one("select extract(epoch from paused_until - clock_timestamp())::float8 from orbhook.webhook_state", &[])
+        .one(
+            "select extract(epoch from paused_until - clock_timestamp())::float8 from orbhook.webhook_state",
+            &[],
+        )
         .await;
     assert!((118.0..=120.0).contains(&pause), "{pause}");
 
     make_due(&database).await;
-    database.execute("update orbhook.deliveries_open set created_at = created_at - interval '25 hours'").await;
+    database
+        .execute("update orbhook.deliveries_open set created_at = created_at - interval '25 hours'")
+        .await;
     for claimed in claimer.claim(&database, 10).await {
         claimer.answer(&database, &claimed, 429, json!({})).await;
     }
@@ -118,8 +137,14 @@ async fn an_attempt_is_recorded_with_what_the_sidecar_saw() {
         .remove(0);
     assert_eq!((row.get::<_, i32>(0), row.get::<_, Uuid>(1)), (1, claimer.id));
     assert_eq!((row.get::<_, i32>(2), row.get::<_, i32>(3), row.get::<_, i32>(4)), (12, 3, 11));
-    assert_eq!((row.get::<_, &str>(5), row.get::<_, i32>(6), row.get::<_, &str>(7)), ("127.0.0.1:80", 500, "http"));
-    assert_eq!((row.get::<_, Value>(8), row.get::<_, &str>(9), row.get::<_, bool>(10)), (json!({"server": "x"}), "oh no", false));
+    assert_eq!(
+        (row.get::<_, &str>(5), row.get::<_, i32>(6), row.get::<_, &str>(7)),
+        ("127.0.0.1:80", 500, "http")
+    );
+    assert_eq!(
+        (row.get::<_, Value>(8), row.get::<_, &str>(9), row.get::<_, bool>(10)),
+        (json!({"server": "x"}), "oh no", false)
+    );
 }
 
 #[tokio::test]
@@ -132,7 +157,8 @@ async fn a_batch_settles_each_of_its_results_by_itself() {
         claimed.iter().zip(statuses).map(|(claimed, status)| answered(claimed, status, json!({}))).collect();
     let logged = claimer.settle(&database, json!(results)).await;
     assert_eq!(logged.len(), 3, "successes are not worth a line: {logged:?}");
-    let counted = database.rows("select status, count(*) from orbhook.deliveries group by 1 order by 1", &[]).await;
+    let counted =
+        database.rows("select status, count(*) from orbhook.deliveries group by 1 order by 1", &[]).await;
     let counted: Vec<(String, i64)> = counted.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(counted, [("delivered".to_owned(), 3), ("pending".to_owned(), 3)]);
 }
@@ -159,7 +185,10 @@ async fn a_cancelled_delivery_stays_cancelled_when_its_result_arrives() {
     database.emit("USER_CREATED", json!({})).await;
     let claimed = claimer.claim(&database, 1).await.remove(0);
     assert!(database.one::<bool>("select orbhook_cancel($1)", &[&claimed.delivery]).await);
-    assert_eq!(claimer.answer(&database, &claimed, 200, json!({})).await, Some(("cancelled".to_owned(), true)));
+    assert_eq!(
+        claimer.answer(&database, &claimed, 200, json!({})).await,
+        Some(("cancelled".to_owned(), true))
+    );
     assert_eq!(status(&database).await, "cancelled");
     assert!(!database.one::<bool>("select orbhook_cancel($1)", &[&claimed.delivery]).await);
 }
