@@ -244,7 +244,9 @@ begin
             continue when not found;
         end if;
         return query select v_result.delivery, v_result.attempt, v_result.delivery_status, true, null::integer,
-                            'result came after the lease had ended; recorded, nothing changed';
+                            case v_result.delivery_status
+                                when 'pending' then 'the lease had gone to another attempt; recorded, nothing changed'
+                                else 'the delivery had already ended; recorded, nothing changed' end;
     end loop;
 end
 $$;

@@ -93,6 +93,25 @@ mod tests {
         }
     }
 
+    /// tests/providers/check.sh shows the same signatures to the reference libraries of PyPI and npm.
+    #[test]
+    fn the_signatures_that_the_reference_libraries_accept_are_what_is_signed() {
+        #[derive(serde::Deserialize)]
+        struct Signed {
+            secrets: Vec<String>,
+            id: String,
+            timestamp: i64,
+            body: String,
+            signature: String,
+        }
+        let signed = include_str!("../../tests/providers/signatures.json");
+        for signed in serde_json::from_str::<Vec<Signed>>(signed).unwrap() {
+            let secrets = signed.secrets.iter().map(String::as_str);
+            let signature = sign(secrets, &signed.id, signed.timestamp, signed.body.as_bytes()).unwrap();
+            assert_eq!(signature, signed.signature, "{}", signed.body);
+        }
+    }
+
     #[test]
     fn a_secret_that_is_not_base64_is_refused() {
         for secret in ["", "whsec_", "whsec_***", "not base64!", "whsec_\u{e9}"] {

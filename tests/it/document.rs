@@ -44,8 +44,7 @@ async fn what_the_view_shows_can_be_handed_back_and_changes_no_secret() {
 #[tokio::test]
 async fn all_43_event_types_are_in_the_catalogue_with_category_and_description() {
     let database = Database::new().await;
-    let count =
-        "select count(*) from orbhook.event_types where built_in and category <> 'Operations' and description <> ''";
+    let count = "select count(*) from orbhook.event_types where built_in and category <> 'Operations' and description <> ''";
     assert_eq!(database.one::<i64>(count, &[]).await, 43);
     let refusal = database.refusal("delete from orbhook.event_types where name = 'USER_CREATED'").await;
     assert_eq!(refusal.sqlstate, "22023");

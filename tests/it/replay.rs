@@ -92,7 +92,10 @@ async fn with_finished(statuses: &[u16]) -> (Database, Claimer, Uuid) {
 
 async fn replay(database: &Database, webhook: Uuid, only: &str) {
     database
-        .one::<Uuid>("select orbhook_replay($1, now() - interval '1 day', \"only\" => $2)", &[&webhook, &only])
+        .one::<Uuid>(
+            "select orbhook_replay($1, now() - interval '1 day', \"only\" => $2)",
+            &[&webhook, &only],
+        )
         .await;
 }
 

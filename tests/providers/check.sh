@@ -2,13 +2,15 @@
 # Shows every rendered body to the providers' own published models:
 #   Slack      slack_sdk (PyPI) for all bodies, @slack/types and @slack/webhook (npm) through tsc
 #   HighLevel  UpsertContactDto of @gohighlevel/api-client (npm) through tsc
-# and checks that each of them rejects a body that is wrong.
+# and what the sidecar signs to the reference libraries of Standard Webhooks (standardwebhooks, PyPI and npm),
+# and checks that each of them rejects what is wrong.
 #
 # Needs cargo, python3 with pip, node and npm. The models are installed once, in the versions pinned in package.json and
 # below, into ORBHOOK_MODELS_DIR (default: target/provider-models). Exits non-zero on any violation.
 set -euo pipefail
 
 slack_sdk_version=3.47.0
+standardwebhooks_version=1.1.0
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -21,12 +23,12 @@ for tool in cargo python3 node npm; do
 done
 
 # A stamp names the versions, so that a changed pin installs again.
-stamp="slack_sdk $slack_sdk_version $(cksum <"$here/package.json")"
+stamp="slack_sdk $slack_sdk_version standardwebhooks $standardwebhooks_version $(cksum <"$here/package.json")"
 if [[ ! -f $models/installed || $(<"$models/installed") != "$stamp" ]]; then
   rm -rf "$models"
   mkdir -p "$models"
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-    --target "$models/python" "slack_sdk==$slack_sdk_version"
+    --target "$models/python" "slack_sdk==$slack_sdk_version" "standardwebhooks==$standardwebhooks_version"
   cp "$here/package.json" "$models/"
   npm install --prefix "$models" --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
   echo "$stamp" >"$models/installed"
@@ -38,4 +40,6 @@ rm -rf "$bodies"
 PYTHONPATH="$models/python" python3 "$here/check_slack.py" "$bodies/slack"
 node "$here/write_types.mjs" "$bodies" "$models"
 "$models/node_modules/.bin/tsc" --project "$models/tsconfig.json"
-echo "provider models: all rendered bodies are valid, all wrong ones were rejected"
+PYTHONPATH="$models/python" python3 "$here/check_signatures.py" "$here/signatures.json"
+NODE_PATH="$models/node_modules" node "$here/check_signatures.cjs" "$here/signatures.json"
+echo "provider models: all rendered bodies and signatures are valid, all wrong ones were rejected"
