@@ -6,6 +6,10 @@
 --
 -- Every identifier in these files is either qualified or resolved with search_path = pg_catalog, pg_temp.
 
+-- CREATE EXTENSION puts the extension's own schema into the path, where anybody may have left a function or an operator
+-- that fits better than the built-in one. What is created there is named with its schema below.
+set local search_path = pg_catalog, pg_temp;
+
 do $check$
 begin
     -- Event payloads are read by Rust as UTF-8. In another encoding the same bytes are other text, or none.

@@ -244,6 +244,7 @@ create table orbhook.deliveries_first partition of orbhook.deliveries for values
 create unique index deliveries_first_id on orbhook.deliveries_first (id);
 create index deliveries_first_event_id on orbhook.deliveries_first (event_id);
 create index deliveries_first_finished_at on orbhook.deliveries_first using brin (finished_at);
+create index deliveries_first_failed on orbhook.deliveries_first (finished_at) where status = 'failed';
 
 comment on table orbhook.deliveries is
     'One row for each event and webhook that was to get it. Pending rows are in deliveries_open, finished ones in history partitions.';
@@ -345,13 +346,51 @@ create table orbhook.watches (
                check (source in ('users', 'subscriptions', 'payments', 'devices', 'resellers')),
     mapping    jsonb not null default '{}'
                constraint watches_mapping_is_object check (jsonb_typeof(mapping) = 'object'),
+    resolved   jsonb not null default '{}'
+               constraint watches_resolved_is_object check (jsonb_typeof(resolved) = 'object'),
+    numbers    jsonb not null default '{}',
+    broken     text[],
     created_at timestamptz not null default clock_timestamp()
 );
-comment on table orbhook.watches is 'Application tables whose changes become events by themselves.';
+comment on table orbhook.watches is 'Application tables whose changes become events by themselves. Written by orbhook_watch and orbhook_unwatch.';
 comment on column orbhook.watches.target is 'The table.';
 comment on column orbhook.watches.source is 'What its rows are: users, subscriptions, payments, devices or resellers.';
-comment on column orbhook.watches.mapping is 'Payload path to column, signal to column, words to meaning.';
+comment on column orbhook.watches.mapping is 'What orbhook_watch was told: payload path to column, signal to column, words to meaning.';
+comment on column orbhook.watches.resolved is 'Which column is what: the mapping, completed by the usual names. Renames are followed.';
+comment on column orbhook.watches.numbers is 'Number of each column when resolved was written, by which a rename is recognised.';
+comment on column orbhook.watches.broken is
+    'Columns that were dropped although the watch used them: it emits what it still can. Null: none. Call orbhook_watch again to settle it.';
 comment on column orbhook.watches.created_at is 'Since when.';
+
+create table orbhook.watch_timers (
+    target     regclass not null,
+    row_key    text not null,
+    event_type text not null,
+    at         timestamptz not null,
+    fired_at   timestamptz,
+    primary key (target, event_type, row_key)
+);
+create index watch_timers_due on orbhook.watch_timers (at) where fired_at is null;
+comment on table orbhook.watch_timers is
+    'Ends of subscriptions and trials that come without anyone writing a row. Kept by the triggers, read by orbhook.look.';
+comment on column orbhook.watch_timers.target is 'The watched table.';
+comment on column orbhook.watch_timers.row_key is 'Primary key of the row, a JSON array of texts.';
+comment on column orbhook.watch_timers.event_type is 'The event that says so.';
+comment on column orbhook.watch_timers.at is 'When it ends.';
+comment on column orbhook.watch_timers.fired_at is 'When it was said, by the clock or by a change of the row; null: still to come.';
+
+create table orbhook.watch_losses (
+    target  regclass not null,
+    lost    bigint not null,
+    reason  text not null,
+    lost_at timestamptz not null default clock_timestamp()
+);
+comment on table orbhook.watch_losses is
+    'Events of watched tables that could not be recorded: orbhook.on_emit_error = warning, triggers without a watch, payloads the clock could not build.';
+comment on column orbhook.watch_losses.target is 'The table.';
+comment on column orbhook.watch_losses.lost is 'How many changes.';
+comment on column orbhook.watch_losses.reason is 'Why, in words.';
+comment on column orbhook.watch_losses.lost_at is 'When it was written down.';
 
 create table orbhook.grants (
     role_name name not null,

@@ -150,7 +150,7 @@ as 'MODULE_PATHNAME', 'raise_unknown_event_type_wrapper';
 comment on function orbhook._raise_unknown_event_type(text, text) is
     'Raises SQLSTATE 22023, naming the type; the hint names the nearest known ones and how to register another.';
 
-create function orbhook_create_webhook(config jsonb) returns uuid
+create function @extschema@.orbhook_create_webhook(config jsonb) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -167,13 +167,13 @@ begin
     return v_id;
 end
 $$;
-comment on function orbhook_create_webhook(jsonb) is
+comment on function @extschema@.orbhook_create_webhook(jsonb) is
 'Makes a webhook from its configuration object and returns its id.
 Required keys: name, providerType (SLACK, GOHIGHLEVEL, ZAPIER, GENERIC), endpoint (absolute http or https URL), subscribedEvents (types, families such as "USER_*", or "*").
 Optional: active (true), providerSpecificConfig, maxRetries (3; 0-100), retryDelay ([30, 120, 300]; seconds, a number or up to 20 of them), rateLimit (10 requests per second; 0.01-10000, null = no limit), timeoutSeconds (15; 1-30), maxInFlight (10; 1-1000), maxAgeSeconds (null), headers, filter (jsonpath), signingSecret (whsec_... of 24-64 bytes; made at random if absent).
 Errors: 22023 names the key and what is wrong with it.';
 
-create function orbhook_update_webhook(id uuid, changes jsonb) returns void
+create function @extschema@.orbhook_update_webhook(id uuid, changes jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -193,10 +193,10 @@ begin
     perform orbhook._apply_webhook(v_webhook.id, orbhook._validate_webhook(changes::text, v_current::text)::jsonb);
 end
 $$;
-comment on function orbhook_update_webhook(uuid, jsonb) is
+comment on function @extschema@.orbhook_update_webhook(uuid, jsonb) is
     'Changes any subset of a webhook''s configuration keys; the rest stays. "active": true also takes a webhook back that orbhook had switched off. Errors: 22023.';
 
-create function orbhook_delete_webhook(id uuid) returns void
+create function @extschema@.orbhook_delete_webhook(id uuid) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -208,10 +208,10 @@ begin
     perform orbhook._cancel_deliveries_of(v_id, 'webhook deleted');
 end
 $$;
-comment on function orbhook_delete_webhook(uuid) is
+comment on function @extschema@.orbhook_delete_webhook(uuid) is
     'Deletes a webhook and its secrets and cancels what is still pending for it; history stays. Errors: 22023.';
 
-create function orbhook_pause(id uuid) returns void
+create function @extschema@.orbhook_pause(id uuid) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -220,9 +220,9 @@ begin
     update orbhook.webhooks w set paused = true, updated_at = clock_timestamp() where w.id = v_id and not w.paused;
 end
 $$;
-comment on function orbhook_pause(uuid) is 'Stops sending to a webhook; events keep queueing. What is already under way finishes. Errors: 22023.';
+comment on function @extschema@.orbhook_pause(uuid) is 'Stops sending to a webhook; events keep queueing. What is already under way finishes. Errors: 22023.';
 
-create function orbhook_resume(id uuid) returns void
+create function @extschema@.orbhook_resume(id uuid) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -235,7 +235,7 @@ begin
     perform orbhook._arm_doorbell();
 end
 $$;
-comment on function orbhook_resume(uuid) is
+comment on function @extschema@.orbhook_resume(uuid) is
     'Sends to a paused webhook again, what has queued up first; also ends a pause the receiver had asked for. Errors: 22023.';
 
 create view orbhook.webhook_configs with (security_barrier) as

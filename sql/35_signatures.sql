@@ -3,7 +3,7 @@
 -- Every request is signed by the sidecar with the secret called signing; while signing.previous has not expired, with
 -- both, so that a receiver can change over in its own time. A secret is shown once, by the rotation that makes it.
 
-create function orbhook_rotate_secret(id uuid, overlap interval default '24 hours') returns text
+create function @extschema@.orbhook_rotate_secret(id uuid, overlap interval default '24 hours') returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -27,7 +27,7 @@ begin
     return v_secret;
 end
 $$;
-comment on function orbhook_rotate_secret(uuid, interval) is
+comment on function @extschema@.orbhook_rotate_secret(uuid, interval) is
     'Makes a new signing secret and returns it, the only time it is visible. Until the overlap has passed (0 to 7 days) requests are signed with the old one as well. Errors: 22023.';
 
 create function orbhook._verify(p_secret text, p_id text, p_timestamp text, p_signatures text, p_body text) returns boolean
@@ -35,7 +35,7 @@ language c volatile
 as 'MODULE_PATHNAME', 'verify_wrapper';
 comment on function orbhook._verify(text, text, text, text, text) is 'orbhook_verify, each header by itself; null is false.';
 
-create function orbhook_verify(secret text, headers jsonb, body text) returns boolean
+create function @extschema@.orbhook_verify(secret text, headers jsonb, body text) returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
     select orbhook._verify(
@@ -46,5 +46,5 @@ as $$
         body)
     from jsonb_each_text(case when jsonb_typeof(headers) = 'object' then headers else '{}' end) h
 $$;
-comment on function orbhook_verify(text, jsonb, text) is
+comment on function @extschema@.orbhook_verify(text, jsonb, text) is
     'Whether a received request carries a valid Standard Webhooks signature (v1) of this secret, made within 5 minutes of now. headers: object with webhook-id, webhook-timestamp and webhook-signature, names in any case. Compares in constant time.';

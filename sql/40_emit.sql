@@ -6,11 +6,11 @@
 --
 -- It runs as the extension's owner: an emitter needs EXECUTE on this function and nothing on the tables.
 
-create function orbhook_emit(
+create function @extschema@.orbhook_emit(
     event_type text, payload jsonb, idempotency_key text default null, deliver_at timestamptz default null) returns uuid
 language c volatile security definer set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'emit_wrapper';
-comment on function orbhook_emit(text, jsonb, text, timestamptz) is
+comment on function @extschema@.orbhook_emit(text, jsonb, text, timestamptz) is
 'Records an event and queues a delivery to every active webhook that subscribes to it, in this transaction: a rollback takes all of it back. Returns the event''s id (UUIDv7).
 payload: a JSON object, at most orbhook.payload_bytes_max bytes as text (262144). "eventType" and "timestamp" (RFC 3339, UTC) are added when absent; everything else passes unchanged.
 idempotency_key: at most 255 bytes; the same key again returns the same id and queues nothing new.

@@ -67,6 +67,7 @@ begin
     execute format('create unique index on orbhook.deliveries_%s (id)', v_suffix);
     execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
     execute format('create index on orbhook.deliveries_%s using brin (finished_at)', v_suffix);
+    execute format('create index on orbhook.deliveries_%s (finished_at) where status = ''failed''', v_suffix);
     execute format('alter table orbhook.deliveries attach partition orbhook.deliveries_%s for values in (%L)', v_suffix, v_monday);
     execute format('create table orbhook.attempts_%s (like orbhook.attempts including defaults including constraints including comments)', v_suffix);
     execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
@@ -121,6 +122,10 @@ begin
     -- What a step queues is due: claim first, and look again after.
     if exists (select from orbhook.replays r where r.finished_at is null) and orbhook._replay_step() then
         return 0;
+    end if;
+    v_now := clock_timestamp();
+    if exists (select from orbhook.watch_timers t where t.fired_at is null and t.at <= v_now) then
+        perform orbhook._fire_timers();
     end if;
     v_dead := orbhook._dead_sidecars();
     v_now := clock_timestamp();

@@ -78,7 +78,7 @@ end
 $$;
 comment on function orbhook._cancel_deliveries_without_webhook() is 'Cancels what is pending for one webhook that no longer exists.';
 
-create function orbhook_cancel(delivery uuid) returns boolean
+create function @extschema@.orbhook_cancel(delivery uuid) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -86,10 +86,10 @@ begin
     return orbhook._finish(array[row(delivery, 'cancelled', null, 'cancelled by hand')::orbhook._ending]) = 1;
 end
 $$;
-comment on function orbhook_cancel(uuid) is
+comment on function @extschema@.orbhook_cancel(uuid) is
     'Gives a pending delivery up. True if it was pending. A request already under way is not called back; its result is logged.';
 
-create function orbhook_retry(delivery uuid) returns boolean
+create function @extschema@.orbhook_retry(delivery uuid) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -116,5 +116,5 @@ begin
     return found;
 end
 $$;
-comment on function orbhook_retry(uuid) is
+comment on function @extschema@.orbhook_retry(uuid) is
     'Sends a delivery again, now: a waiting one at once, a finished one once more with a fresh retry budget. It keeps its id and its attempts. False: no such delivery, or a request is under way.';

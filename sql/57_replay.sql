@@ -72,7 +72,7 @@ comment on column orbhook.replay_progress.finished_at is 'When everything had be
 comment on column orbhook.replay_progress.done_percent is 'How much of the span has been examined, 0 to 100.';
 comment on column orbhook.replay_progress.webhook_backlog is 'Deliveries pending for the webhook, for whatever reason.';
 
-create function orbhook_replay(
+create function @extschema@.orbhook_replay(
     id uuid, since timestamptz, until timestamptz default clock_timestamp(), "only" text default 'failed') returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -100,20 +100,26 @@ begin
     return v_replay;
 end
 $$;
-comment on function orbhook_replay(uuid, timestamptz, timestamptz, text) is
+comment on function @extschema@.orbhook_replay(uuid, timestamptz, timestamptz, text) is
 'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts.
 Errors: 22023 (no such webhook, span, jsonpath).';
 
 create function orbhook._matches(p_payload jsonb, p_filter jsonpath) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-    -- jsonb_path_query in the select list keeps its order; the first item decides.
-    select coalesce((select i.item not in ('false', 'null')
+begin
+    -- The first item decides: "$.amount > 100" yields false for 5, where jsonb_path_exists would say that an item exists.
+    return coalesce((select i.item not in ('false', 'null')
                      from jsonb_path_query(p_payload, p_filter, '{}', true) with ordinality as i (item, place)
-                     order by i.place limit 1), false)
+                     order by i.place limit 1), false);
+exception when others then
+    -- silent leaves some errors: comparing times across zones (0A000), a variable nobody set (42704), a template that
+    -- does not fit (22007). In an emit they would end the application's transaction.
+    return false;
+end
 $$;
 comment on function orbhook._matches(jsonb, jsonpath) is
-    'Whether a payload passes a filter: its first item exists and is neither false nor null.';
+    'Whether a payload passes a filter: its first item exists and is neither false nor null. A filter that cannot be evaluated lets nothing pass; it never raises.';
 
 create function orbhook._replay_step() returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp

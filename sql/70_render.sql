@@ -2,14 +2,14 @@
 --
 -- The renderers are pure Rust (extension/providers): the same functions claim uses.
 
-create function orbhook_render(provider text, event jsonb, config jsonb default '{}') returns jsonb
+create function @extschema@.orbhook_render(provider text, event jsonb, config jsonb default '{}') returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
     return orbhook._render(provider, event::text, config::text)::jsonb;
 end
 $$;
-comment on function orbhook_render(text, jsonb, jsonb) is
+comment on function @extschema@.orbhook_render(text, jsonb, jsonb) is
 'The body a provider would get for an event object. provider: SLACK, GOHIGHLEVEL, ZAPIER or GENERIC, in any case. config: the providerSpecificConfig object; keys the provider does not use are ignored; {"target": "api"} gives GoHighLevel''s API shape.
 Errors: 22023 (unknown provider, event no object or not renderable, with the reason).';
 
@@ -18,7 +18,7 @@ language c volatile
 as 'MODULE_PATHNAME', 'render_wrapper';
 comment on function orbhook._render(text, text, text) is 'The body as text; SQLSTATE 22023 if there is none.';
 
-create function orbhook_preview(
+create function @extschema@.orbhook_preview(
     id uuid, event_type text, payload jsonb, out method text, out url text, out headers jsonb, out body text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -51,7 +51,7 @@ begin
     body := v_parts[2];
 end
 $$;
-comment on function orbhook_preview(uuid, text, jsonb) is
+comment on function @extschema@.orbhook_preview(uuid, text, jsonb) is
     'The whole request a webhook would get for this event, unsent, secrets masked; the signature headers are added when it is sent. Errors: 22023 (no such webhook, payload no object, or why it would not be sent).';
 
 create function orbhook._occurred_at(p_payload text) returns text

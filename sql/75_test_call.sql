@@ -3,7 +3,7 @@
 -- It is marked as a test in the body, goes out whatever the webhook subscribes to and even when it is paused or
 -- switched off, and is never retried.
 
-create function orbhook_test_webhook(id uuid) returns uuid
+create function @extschema@.orbhook_test_webhook(id uuid) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -29,7 +29,7 @@ begin
     return v_delivery;
 end
 $$;
-comment on function orbhook_test_webhook(uuid) is
+comment on function @extschema@.orbhook_test_webhook(uuid) is
     'Queues a sample event to this webhook alone, marked as a test, whatever it subscribes to and even when it is paused; never retried. Returns the delivery''s id. Errors: 22023.';
 
 create function orbhook._is_subscribed(p_patterns text[], p_type text) returns boolean

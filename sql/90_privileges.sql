@@ -2,14 +2,15 @@
 --
 --   emitter         orbhook_emit
 --   sender          what a sidecar calls, and no table
---   reader          configuration, deliveries and attempts, without secrets, payloads and bodies of answers
+--   reader          configuration, deliveries and attempts, without secrets, payloads and bodies of answers; but
+--                   last_error quotes the first words of an answer, and a receiver may say anything
 --   reader_payload  the same with payloads and bodies
 --   admin           all calls and plain DML on webhooks and event types. Whoever may create webhooks can have every
 --                   payload sent to an address of their choice: an admin can read everything that is emitted.
 --
 -- webhook_secrets is granted to nobody.
 
-create function orbhook_grant(role regrole, kind text) returns void
+create function @extschema@.orbhook_grant(role regrole, kind text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -24,7 +25,7 @@ begin
     on conflict do nothing;
 end
 $$;
-comment on function orbhook_grant(regrole, text) is
+comment on function @extschema@.orbhook_grant(regrole, text) is
 'Gives a role what its kind needs: emitter, sender, reader, reader_payload or admin. Run by a superuser or the extension''s owner; remembered in orbhook.grants.
 Errors: 22023 (unknown kind), 42501.';
 
@@ -50,15 +51,17 @@ begin
                   when 'emitter' then p.proname = 'orbhook_emit'
                   when 'sender' then n.nspname = 'orbhook' and p.proname in (
                       'register', 'deregister', 'look', 'doze', 'rouse', 'claim', 'settle', 'start_test', 'test_result')
-                  when 'admin' then p.proname like 'orbhook\_%' and p.proname <> 'orbhook_grant'
-                  else p.proname in ('orbhook_render', 'orbhook_verify')
+                  when 'admin' then p.proname like 'orbhook\_%' and p.proname <> 'orbhook_grant' or p.proname in ('event_trace', '_captured')
+                  when 'reader_payload' then p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', '_captured')
+                  else p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace')
               end
     loop
         execute format('grant execute on function %s to %s', v_function, p_role);
     end loop;
     if p_kind in ('reader', 'reader_payload', 'admin') then
-        -- orbhook_render and orbhook_verify run as their caller.
-        execute format('grant execute on function orbhook._render(text, text, text), orbhook._verify(text, text, text, text, text) to %s', p_role);
+        -- orbhook_render and orbhook_verify run as their caller, and so does a function in a view.
+        execute format('grant execute on function orbhook._render(text, text, text), orbhook._verify(text, text, text, text, text), '
+                       'orbhook._time_of_id(uuid) to %s', p_role);
     end if;
 
     if p_kind <> 'emitter' then
@@ -66,13 +69,14 @@ begin
     end if;
     if p_kind in ('reader', 'reader_payload', 'admin') then
         execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, '
-                       'orbhook.deliveries, orbhook.instances, orbhook.watches, orbhook.replays, orbhook.replay_progress to %s', p_role);
+                       'orbhook.delivery_log, orbhook.backlog, orbhook.webhook_health, orbhook.dead_letters, orbhook.sidecars, '
+                       'orbhook.deliveries, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress to %s', p_role);
         execute format('grant select (id, event_type, occurred_at, created_at, skipped) on orbhook.events to %s', p_role);
         execute format('grant select (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, connect_ms, first_byte_ms, '
                        'address, status_code, error_class, error, body_cut, late, period) on orbhook.attempts to %s', p_role);
     end if;
     if p_kind in ('reader_payload', 'admin') then
-        execute format('grant select on orbhook.events, orbhook.attempts to %s', p_role);
+        execute format('grant select on orbhook.events, orbhook.attempts, orbhook.captured to %s', p_role);
     end if;
     if p_kind = 'admin' then
         execute format('grant insert, update, delete on orbhook.event_types to %s', p_role);

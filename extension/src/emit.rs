@@ -15,7 +15,7 @@ use crate::fault::{Fault, or_raise};
 use crate::payload::{self, Payload, Unreadable};
 use crate::{doorbell, identity, settings};
 
-const EVENT_TYPE_CHARACTERS_MAX: usize = 64;
+pub(crate) const EVENT_TYPE_CHARACTERS_MAX: usize = 64;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Webhooks listed in `events.skipped`; the rest are counted.
 const SKIPPED_LISTED_MAX: usize = 100;
@@ -26,7 +26,7 @@ const NEAREST_EDITS_MAX: usize = 8;
 /// A key that vanishes between the conflict and the look-up was purged meanwhile; the second round then wins.
 const KEY_ROUNDS_MAX: usize = 3;
 /// 2000-01-01 UTC, from which PostgreSQL counts.
-const POSTGRES_EPOCH_UNIX_MICROS: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_UNIX_MICROS: i64 = 946_684_800_000_000;
 
 #[pg_extern(sql = false)]
 fn emit(
@@ -44,7 +44,8 @@ fn raise_unknown_event_type(prefix: &str, name: &str) {
     fault.raise()
 }
 
-fn record(
+/// What `orbhook_emit` does, for a caller in any language of the server.
+pub(crate) fn record(
     event_type: Option<&str>,
     payload: Option<AnyElement>,
     idempotency_key: Option<&str>,
@@ -81,18 +82,65 @@ fn record(
         due_at: due_at(deliver_at, now)?,
     };
     Spi::connect_mut(|client| {
-        let subscribers = subscribers(client, event_type, &datum)?;
+        let subscribers = subscribers(client, event_type, &datum, Path::Pinned)?;
         if let Some(key) = idempotency_key
             && let Some(earlier) = claim_key(client, key, event.id)?
         {
             return Ok(earlier);
         }
-        insert(client, &event, &subscribers)?;
+        insert(client, &event, &subscribers, Path::Pinned)?;
         if !subscribers.webhooks.is_empty() {
             doorbell::arm();
         }
         Ok(event.id)
     })
+}
+
+/// Records one event whose payload orbhook built itself: complete, of the right type, stamped with `now`.
+///
+/// To be called with the rights of the extension's owner; the search path may be anybody's.
+pub(crate) fn record_built(
+    event_type: &str,
+    payload: pg_sys::Datum,
+    now: pg_sys::TimestampTz,
+) -> Result<(), Fault> {
+    let payload = jsonb(payload)?;
+    read_payload(&payload)?;
+    let event = Event {
+        id: identity::new_uuid(),
+        event_type,
+        payload: &payload,
+        stamp: None,
+        occurred_at: now,
+        created_at: now,
+        due_at: now,
+    };
+    Spi::connect_mut(|client| {
+        let subscribers = subscribers(client, event_type, &payload, Path::Foreign)?;
+        insert(client, &event, &subscribers, Path::Foreign)?;
+        if !subscribers.webhooks.is_empty() {
+            doorbell::arm();
+        }
+        Ok(())
+    })
+}
+
+/// Whose search path a statement runs under. A prepared statement is planned anew whenever the path has changed, so
+/// each kind keeps its own; every name and operator in these statements is qualified.
+#[derive(Clone, Copy)]
+pub(crate) enum Path {
+    /// That of `orbhook_emit`.
+    Pinned,
+    /// That of the application, in whose statement a trigger runs.
+    Foreign,
+}
+
+type Prepared = RefCell<[Option<OwnedPreparedStatement>; 2]>;
+
+pub(crate) fn jsonb(datum: pg_sys::Datum) -> Result<AnyElement, Fault> {
+    // SAFETY: callers pass a jsonb.
+    unsafe { AnyElement::from_polymorphic_datum(datum, false, pg_sys::JSONBOID) }
+        .ok_or_else(|| Fault::Internal("a payload is null".to_owned()))
 }
 
 struct Event<'a> {
@@ -157,7 +205,10 @@ fn occurred_at_micros(timestamp: &str) -> Option<pg_sys::TimestampTz> {
 }
 
 /// Never in the past: a scan for due work may then begin where the last one saw nothing.
-fn due_at(deliver_at: Option<TimestampWithTimeZone>, now: pg_sys::TimestampTz) -> Result<pg_sys::TimestampTz, Fault> {
+fn due_at(
+    deliver_at: Option<TimestampWithTimeZone>,
+    now: pg_sys::TimestampTz,
+) -> Result<pg_sys::TimestampTz, Fault> {
     match deliver_at {
         None => Ok(now),
         Some(time) if time.is_infinity() || time.is_neg_infinity() => {
@@ -168,23 +219,26 @@ fn due_at(deliver_at: Option<TimestampWithTimeZone>, now: pg_sys::TimestampTz) -
 }
 
 /// Who gets the event and who does not, although subscribed. An unknown type is refused here.
-fn subscribers(client: &mut SpiClient<'_>, event_type: &str, payload: &AnyElement) -> Result<Subscribers, Fault> {
+fn subscribers(
+    client: &mut SpiClient<'_>,
+    event_type: &str,
+    payload: &AnyElement,
+    path: Path,
+) -> Result<Subscribers, Fault> {
     // One row without webhook: the type is known and nobody subscribes. No row: the type is unknown.
-    // The filter matches when its first item exists and is neither false nor null: "$.amount > 100" yields false for
-    // 5, where jsonb_path_exists would say that an item exists.
     const WHO: &str = "\
         select s.webhook_id, s.active, \
                case when s.filter is null then true \
-                    else coalesce((select i.item not in ('false', 'null') \
-                                   from jsonb_path_query($3, s.filter, '{}', true) with ordinality as i (item, place) \
-                                   order by i.place limit 1), false) end \
-        from (select from orbhook.event_types t where t.name = $1) known \
-        left join orbhook.subscriptions s on s.pattern = any ($2)";
+                    else orbhook._matches($3, s.filter) end \
+        from (select from orbhook.event_types t where t.name operator(pg_catalog.=) $1) known \
+        left join orbhook.subscriptions s on s.pattern operator(pg_catalog.=) any ($2)";
     thread_local! {
-        static PREPARED: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+        static PREPARED: Prepared = const { RefCell::new([None, None]) };
     }
     if event_type.len() > EVENT_TYPE_CHARACTERS_MAX {
-        return Err(Fault::argument(format!("an event type has at most {EVENT_TYPE_CHARACTERS_MAX} characters")));
+        return Err(Fault::argument(format!(
+            "an event type has at most {EVENT_TYPE_CHARACTERS_MAX} characters"
+        )));
     }
     let arguments = [
         DatumWithOid::from(event_type),
@@ -192,9 +246,10 @@ fn subscribers(client: &mut SpiClient<'_>, event_type: &str, payload: &AnyElemen
         // SAFETY: the datum is a jsonb by the function's declaration.
         unsafe { DatumWithOid::new(payload.datum(), pg_sys::JSONBOID) },
     ];
-    let types = [PgBuiltInOids::TEXTOID.oid(), PgBuiltInOids::TEXTARRAYOID.oid(), PgBuiltInOids::JSONBOID.oid()];
+    let types =
+        [PgBuiltInOids::TEXTOID.oid(), PgBuiltInOids::TEXTARRAYOID.oid(), PgBuiltInOids::JSONBOID.oid()];
     let (webhooks, skipped) = PREPARED.with_borrow_mut(|prepared| -> Result<_, Fault> {
-        let statement = kept(client, prepared, WHO, &types)?;
+        let statement = kept(client, prepared, path, WHO, &types)?;
         let rows = client.select(statement, None, &arguments)?;
         if rows.is_empty() {
             return Ok((Vec::new(), None));
@@ -220,12 +275,12 @@ fn subscribers(client: &mut SpiClient<'_>, event_type: &str, payload: &AnyElemen
 }
 
 /// The type itself, its families from the narrowest to the widest, and everything.
-fn patterns(event_type: &str) -> Vec<String> {
+pub(crate) fn patterns(event_type: &str) -> Vec<String> {
     let families = event_type.rmatch_indices('_').map(|(end, _)| format!("{}_*", &event_type[..end]));
     std::iter::once(event_type.to_owned()).chain(families).chain(std::iter::once("*".to_owned())).collect()
 }
 
-fn skipped_json(skipped: &[(Uuid, &str)]) -> Option<String> {
+pub(crate) fn skipped_json(skipped: &[(Uuid, &str)]) -> Option<String> {
     if skipped.is_empty() {
         return None;
     }
@@ -244,7 +299,8 @@ fn skipped_json(skipped: &[(Uuid, &str)]) -> Option<String> {
 ///
 /// Two emits of one key at the same time: the second waits for the first to end, as the unique index demands.
 fn claim_key(client: &mut SpiClient<'_>, key: &str, event: Uuid) -> Result<Option<Uuid>, Fault> {
-    const TAKE: &str = "insert into orbhook.event_keys (key, event_id) values ($1, $2) on conflict (key) do nothing";
+    const TAKE: &str =
+        "insert into orbhook.event_keys (key, event_id) values ($1, $2) on conflict (key) do nothing";
     const FIND: &str = "select k.event_id from orbhook.event_keys k where k.key = $1";
     for _ in 0..KEY_ROUNDS_MAX {
         let taken = client.update(TAKE, None, &[DatumWithOid::from(key), DatumWithOid::from(event)])?;
@@ -259,16 +315,22 @@ fn claim_key(client: &mut SpiClient<'_>, key: &str, event: Uuid) -> Result<Optio
     Err(Fault::Internal("an idempotency key appears and disappears".to_owned()))
 }
 
-fn insert(client: &mut SpiClient<'_>, event: &Event<'_>, subscribers: &Subscribers) -> Result<(), Fault> {
+fn insert(
+    client: &mut SpiClient<'_>,
+    event: &Event<'_>,
+    subscribers: &Subscribers,
+    path: Path,
+) -> Result<(), Fault> {
     // Deliveries go straight to the partition for open ones: routing each row through the parent costs more.
     const RECORD: &str = "\
         with recorded as ( \
             insert into orbhook.events (id, event_type, payload, occurred_at, created_at, skipped) \
-            values ($1, $2, case when $4 is null then $3 else $4::jsonb || $3 end, $5, $6, $7::jsonb)) \
+            values ($1, $2, case when $4 is null then $3 \
+                                 else $4::pg_catalog.jsonb operator(pg_catalog.||) $3 end, $5, $6, $7::pg_catalog.jsonb)) \
         insert into orbhook.deliveries_open (id, event_id, webhook_id, due_at, created_at) \
-        select d.id, $1, d.webhook_id, $8, $6 from unnest($9, $10) as d (id, webhook_id)";
+        select d.id, $1, d.webhook_id, $8, $6 from rows from (pg_catalog.unnest($9), pg_catalog.unnest($10)) as d (id, webhook_id)";
     thread_local! {
-        static PREPARED: RefCell<Option<OwnedPreparedStatement>> = const { RefCell::new(None) };
+        static PREPARED: Prepared = const { RefCell::new([None, None]) };
     }
     use PgBuiltInOids as Type;
     let types = [
@@ -284,10 +346,6 @@ fn insert(client: &mut SpiClient<'_>, event: &Event<'_>, subscribers: &Subscribe
         Type::UUIDARRAYOID.oid(),
     ];
     let ids: Vec<Uuid> = subscribers.webhooks.iter().map(|_| identity::new_uuid()).collect();
-    let time = |micros: pg_sys::TimestampTz| {
-        // SAFETY: a timestamptz is its microseconds, passed by value.
-        unsafe { DatumWithOid::new(pg_sys::Datum::from(micros), pg_sys::TIMESTAMPTZOID) }
-    };
     let arguments = [
         DatumWithOid::from(event.id),
         DatumWithOid::from(event.event_type),
@@ -302,18 +360,29 @@ fn insert(client: &mut SpiClient<'_>, event: &Event<'_>, subscribers: &Subscribe
         DatumWithOid::from(subscribers.webhooks.clone()),
     ];
     PREPARED.with_borrow_mut(|prepared| {
-        let statement = kept(client, prepared, RECORD, &types)?;
+        let statement = kept(client, prepared, path, RECORD, &types)?;
         client.update(statement, None, &arguments)?;
         Ok(())
     })
 }
 
+pub(crate) fn time(micros: pg_sys::TimestampTz) -> DatumWithOid<'static> {
+    // SAFETY: a timestamptz is its microseconds, passed by value.
+    unsafe { DatumWithOid::new(pg_sys::Datum::from(micros), pg_sys::TIMESTAMPTZOID) }
+}
+
 fn kept<'a>(
     client: &SpiClient<'_>,
-    prepared: &'a mut Option<OwnedPreparedStatement>,
+    prepared: &'a mut [Option<OwnedPreparedStatement>; 2],
+    path: Path,
     statement: &str,
     types: &[pgrx::PgOid],
 ) -> Result<&'a OwnedPreparedStatement, Fault> {
+    let [pinned, foreign] = prepared;
+    let prepared = match path {
+        Path::Pinned => pinned,
+        Path::Foreign => foreign,
+    };
     match prepared {
         Some(kept) => Ok(kept),
         None => Ok(prepared.insert(client.prepare_mut(statement, types)?.keep())),

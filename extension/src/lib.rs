@@ -5,6 +5,7 @@
 //! * `emit`: records an event and its deliveries in the caller's transaction; `payload` measures and reads it;
 //! * `doorbell`: wakes a sidecar at commit, but only when one sleeps;
 //! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
+//! * `watch`: triggers that emit for application tables;
 //! * `identity`: ids and signing secrets; `signature`: verification in SQL; `settings`: the server settings; `fault`: errors and their SQLSTATE.
 //!
 //! A panic is turned into an ERROR by pgrx, but an abort or a stack overflow would restart the whole server: nothing
@@ -14,6 +15,7 @@ use pgrx::prelude::*;
 
 mod doorbell;
 mod emit;
+mod explain;
 mod fault;
 mod identity;
 mod judge;
@@ -22,6 +24,7 @@ mod render;
 mod schema;
 mod settings;
 mod signature;
+mod watch;
 mod webhook;
 
 pgrx::pg_module_magic!(name, version);
@@ -31,4 +34,5 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     doorbell::install();
+    watch::install();
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// Largest payload `orbhook_emit` takes, in bytes of its text. 256 KiB leaves room for any event a person wrote and
 /// keeps a claim of 200 deliveries within tens of megabytes.
@@ -16,6 +16,29 @@ static SWITCH_OFF_AFTER_DAYS: GucSetting<i32> = GucSetting::<i32>::new(5);
 
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ALLOW_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+static EMIT: GucSetting<bool> = GucSetting::<bool>::new(true);
+static ON_EMIT_ERROR: GucSetting<OnEmitError> = GucSetting::<OnEmitError>::new(OnEmitError::Error);
+
+/// What a trigger of a watched table does when an event cannot be recorded.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum OnEmitError {
+    /// The statement fails: nothing is lost.
+    #[name = c"error"]
+    Error,
+    /// The row is written, the loss is counted in `orbhook.watch_losses`.
+    #[name = c"warning"]
+    Warning,
+}
+
+/// Whether watched tables emit.
+pub(crate) fn emit() -> bool {
+    EMIT.get()
+}
+
+pub(crate) fn on_emit_error() -> OnEmitError {
+    ON_EMIT_ERROR.get()
+}
 
 pub(crate) fn payload_bytes_max() -> usize {
     usize::try_from(PAYLOAD_BYTES_MAX.get()).unwrap_or_default()
@@ -58,6 +81,22 @@ pub(crate) fn define() {
         c"Off: sidecars find it by polling, within a second.",
         &NOTIFY,
         GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"orbhook.emit",
+        c"Whether changes of watched tables become events.",
+        c"SET LOCAL orbhook.emit = off keeps one transaction silent. A superuser's setting; GRANT SET ON PARAMETER hands it out.",
+        &EMIT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"orbhook.on_emit_error",
+        c"What a change of a watched table does when its event cannot be recorded: error or warning.",
+        c"error: the statement fails and nothing is lost. warning: the row is written and the loss is counted in orbhook.watch_losses.",
+        &ON_EMIT_ERROR,
+        GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(

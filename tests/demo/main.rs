@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
 }
 
 async fn set_up() -> Stage {
-    heading("A private PostgreSQL, three tables with triggers, four webhooks, the sidecar");
+    heading("A private PostgreSQL, three watched tables, four webhooks, the sidecar");
     let cluster = Cluster::start(&[]);
     let database = Database::named(&cluster, "demo").await;
     note(&format!("database   {}", database.one::<String>("select version()", &[]).await));
@@ -79,9 +79,9 @@ async fn play(stage: &Stage) -> bool {
 /// Shows what arrives until Ctrl-C.
 async fn keep_running(stage: &Stage) -> bool {
     heading("Running until Ctrl-C");
-    note("join it:   ");
+    note("join it:");
     println!("\n    {}\n", stage.database.cluster().psql_command(stage.database.name()));
-    note("and try:   ");
+    note("and try:");
     println!();
     show_sql(statements(include_str!("life.sql"))[0]);
     let mut arrivals = Arrivals::default();

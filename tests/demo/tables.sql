@@ -1,4 +1,4 @@
--- What an application has before it knows of orbhook, and three triggers that tell orbhook about it.
+-- What an application has before it knows of orbhook, and three calls that make it speak.
 
 create schema app;
 
@@ -22,6 +22,7 @@ create table app.subscriptions (
     is_trial          boolean not null default false,
     auto_renew        boolean not null default false
 );
+create index on app.subscriptions (user_id);
 
 create table app.payments (
     id       bigint generated always as identity primary key,
@@ -31,57 +32,12 @@ create table app.payments (
     method   text not null
 );
 
--- The part of every payload that says whom it is about.
-create function app.person(u app.users) returns jsonb language sql stable as $$
-    select jsonb_build_object(
-        'userId', u.id,
-        'email', u.email,
-        'username', u.username,
-        'profile', jsonb_strip_nulls(jsonb_build_object(
-            'firstName', u.first_name, 'lastName', u.last_name, 'country', u.country, 'phone', u.phone)))
-$$;
+-- From here on they speak. Each call also says what will be emitted when.
+select orbhook_watch('users', 'app.users');
+select orbhook_watch('subscriptions', 'app.subscriptions');
+select orbhook_watch('payments', 'app.payments');
 
-create function app.users_changed() returns trigger language plpgsql as $$
-begin
-    if tg_op = 'INSERT' then
-        perform orbhook_emit('USER_CREATED', app.person(new));
-    else
-        perform orbhook_emit('USER_DELETED', app.person(old));
-    end if;
-    return null;
-end
-$$;
-create trigger users_changed after insert or delete on app.users
-    for each row execute function app.users_changed();
-
-create function app.subscribed() returns trigger language plpgsql as $$
-begin
-    perform orbhook_emit('SUBSCRIPTION_CREATED', app.person(u) || jsonb_build_object(
-        'subscription', jsonb_build_object(
-            'groupName', new.group_name, 'groupId', new.group_id, 'multiLoginCount', new.multi_login_count,
-            'expiresAt', new.expires_at, 'isTrialPeriod', new.is_trial),
-        'active', true,
-        'autoRenew', new.auto_renew))
-    from app.users u where u.id = new.user_id;
-    return null;
-end
-$$;
-create trigger subscribed after insert on app.subscriptions
-    for each row execute function app.subscribed();
-
-create function app.paid() returns trigger language plpgsql as $$
-begin
-    perform orbhook_emit('PAYMENT_RECEIVED', app.person(u) || jsonb_build_object(
-        'payment', jsonb_build_object('id', new.id, 'amount', new.amount, 'currency', new.currency, 'method', new.method)))
-    from app.users u where u.id = new.user_id;
-    return null;
-end
-$$;
-create trigger paid after insert on app.payments
-    for each row execute function app.paid();
-
--- The application's role: it may change its tables and emit, and knows nothing else of orbhook.
+-- The application's role: it may change its tables, and knows nothing of orbhook.
 create role app login;
 grant usage on schema app to app;
 grant select, insert, update, delete on all tables in schema app to app;
-select orbhook_grant('app', 'emitter');
