@@ -168,6 +168,7 @@ fn read_delivery(
         let value = row.try_get::<_, i32>(index).map_err(|_| format!("{column} is not an integer"))?;
         u64::try_from(value).map(Duration::from_millis).map_err(|_| format!("{column} is negative"))
     };
+    let send_after = milliseconds(9, "send_after_ms")?;
     Ok(Delivery {
         ticket,
         event_type: text(3, "event_type")?,
@@ -178,6 +179,9 @@ fn read_delivery(
             .map_err(|_| "secrets are not as agreed".to_owned())?,
         timeout: milliseconds(7, "timeout_ms")?,
         lease_until: asked_at + milliseconds(8, "lease_ms")?,
-        send_at: returned_at + milliseconds(9, "send_after_ms")?,
+        // The moment the database gave out lies between these two. Other sidecars count from it as well, and the statement's way
+        // there is short and even, while its work and its way back are neither.
+        send_at: (asked_at + send_after).max(returned_at),
+        is_paced: !send_after.is_zero(),
     })
 }

@@ -21,6 +21,8 @@ pub(crate) struct Delivery {
     pub(crate) lease_until: Instant,
     /// Pacing: not before this.
     pub(crate) send_at: Instant,
+    /// That moment was given out for it alone: it is not to be sent much later either.
+    pub(crate) is_paced: bool,
 }
 
 /// What settle needs to find the delivery again. `attempt` is the fence: a later claim has a higher one.

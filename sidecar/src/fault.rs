@@ -123,12 +123,13 @@ fn name_tls(error: &rustls::Error) -> Fault {
         rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => {
             "the endpoint does not serve this host name".to_owned()
         }
+        rustls::Error::NoApplicationProtocol
+        | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "no common protocol: the endpoint offers neither HTTP/1.1 nor HTTP/2".to_owned()
+        }
         rustls::Error::AlertReceived(alert) => format!("the endpoint refused the handshake: {alert:?}"),
         rustls::Error::InvalidMessage(_) => {
             "what answers is not TLS; is this an http port behind an https URL?".to_owned()
-        }
-        rustls::Error::NoApplicationProtocol => {
-            "no common protocol: the endpoint offers neither HTTP/1.1 nor HTTP/2".to_owned()
         }
         rustls::Error::NoCertificatesPresented => "the endpoint shows no certificate".to_owned(),
         _ => "the handshake failed".to_owned(),
@@ -164,7 +165,8 @@ fn name_h2(error: &h2::Error) -> Option<Fault> {
     if error.is_io() {
         return None;
     }
-    if error.is_go_away() || error.is_reset() {
+    // h2 reports what it broke off itself, because the endpoint broke the rules, by the same names.
+    if error.is_remote() && (error.is_go_away() || error.is_reset()) {
         return Some(Fault::new(ErrorClass::Reset, "the endpoint ended the HTTP/2 stream without an answer"));
     }
     Some(Fault::new(ErrorClass::MalformedResponse, "the endpoint broke the rules of HTTP/2"))
@@ -187,7 +189,10 @@ fn name_http(error: &hyper::Error) -> Option<Fault> {
         ));
     }
     if error.is_canceled() || error.is_closed() {
-        return Some(Fault::new(ErrorClass::Reset, "the connection was closed"));
+        return Some(Fault::new(
+            ErrorClass::Reset,
+            "the endpoint closed the connection before the request was sent; over https, it may ask for a client certificate, which orbhook does not send",
+        ));
     }
     None
 }
@@ -272,6 +277,10 @@ mod tests {
             (rustls::Error::AlertReceived(AlertDescription::HandshakeFailure), "no common cipher"),
             (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "client certificate"),
             (rustls::Error::NoApplicationProtocol, "neither HTTP/1.1 nor HTTP/2"),
+            (
+                rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol),
+                "neither HTTP/1.1 nor HTTP/2",
+            ),
         ] {
             let wrapped = io::Error::new(io::ErrorKind::InvalidData, error);
             let twice = io::Error::other(wrapped);

@@ -38,6 +38,11 @@ const LINGER_CLAIM: Duration = Duration::from_millis(3);
 /// What a delivery's lease must still hold beyond its timeout when it is dialled, for the result to be settled in.
 const LEASE_RESERVE: Duration = Duration::from_secs(5);
 
+/// A paced delivery that would be dialled this much after its moment is given back for another moment. Moments are spaced over all
+/// sidecars, so what is sent near them is spaced too; what was held up (a process that was stopped, slots that were full) would
+/// arrive in a bunch, among those that others send on time. Long enough for a busy machine's timers.
+const PACE_LATE_MAX: Duration = Duration::from_millis(40);
+
 /// A wake connection that is alive speaks once per poll. This much later the worker polls by itself.
 const SILENCE_SLACK: Duration = Duration::from_millis(250);
 
@@ -414,7 +419,7 @@ impl Worker {
 /// One delivery, in a task of its own. A panic in it costs this delivery an attempt and nothing else.
 async fn deliver(http: HttpClient, delivery: Delivery) -> Finished {
     let begun = Instant::now();
-    if !may_dial(&delivery, begun) {
+    if !may_dial(&delivery, begun) || is_late(&delivery, begun) {
         return Finished::released(delivery.ticket, begun);
     }
     let ticket = delivery.ticket;
@@ -435,6 +440,11 @@ async fn deliver(http: HttpClient, delivery: Delivery) -> Finished {
 /// may have by now.
 fn may_dial(delivery: &Delivery, now: Instant) -> bool {
     delivery.lease_until.saturating_duration_since(now) >= delivery.timeout + LEASE_RESERVE
+}
+
+/// Asked at the same place for the same reason: a process can be stopped at any line before it.
+fn is_late(delivery: &Delivery, now: Instant) -> bool {
+    delivery.is_paced && now.saturating_duration_since(delivery.send_at) > PACE_LATE_MAX
 }
 
 fn unix_seconds() -> i64 {

@@ -61,6 +61,7 @@ fn delivery(secrets: serde_json::Value, headers: serde_json::Value) -> Delivery 
         timeout: Duration::from_secs(10),
         lease_until: now + Duration::from_secs(60),
         send_at: now,
+        is_paced: false,
     }
 }
 

@@ -55,6 +55,7 @@ fn delivery(n: u128) -> Delivery {
         timeout: 15_000 * MS,
         lease_until: now + 25_000 * MS,
         send_at: now,
+        is_paced: false,
     }
 }
 
@@ -211,6 +212,18 @@ async fn a_delivery_whose_lease_has_run_down_is_given_back_and_not_dialled() {
     assert!(!may_dial(&late, late.lease_until + 1000 * MS));
     late.lease_until = Instant::now() + 19_999 * MS;
     assert!(matches!(deliver(http, late).await.outcome, Outcome::Released));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_delivery_that_is_late_is_given_back_and_not_dialled() {
+    let http = harness(1, 1).worker.http;
+    let mut paced = delivery(1);
+    paced.is_paced = true;
+    assert!(!is_late(&paced, paced.send_at + 40 * MS));
+    assert!(is_late(&paced, paced.send_at + 41 * MS));
+    assert!(!is_late(&delivery(2), paced.send_at + 10_000 * MS), "what is not paced cannot be late");
+    tokio::time::advance(41 * MS).await;
+    assert!(matches!(deliver(http, paced).await.outcome, Outcome::Released));
 }
 
 #[tokio::test(start_paused = true)]
