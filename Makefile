@@ -5,6 +5,7 @@ SETUP := tests/setup
 PREFIX := $(shell $(SETUP)/prefix.sh where)
 PREFIX_PG_CONFIG := $(PREFIX)/usr/lib/postgresql/$(PG)/bin/pg_config
 CARGO_PGRX_VERSION := $(shell sed -nE 's/^pgrx = "=([^"]+)"$$/\1/p' Cargo.toml)
+VERSION := $(shell sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "([^"]+)"$$/\1/p' Cargo.toml)
 CARGO_DENY_VERSION := 0.20.2
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -23,7 +24,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check-providers lint install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-root bench check-providers lint lint-sql install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -51,6 +52,16 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
 	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
 
+# Built outside the namespace: there is no way out of it.
+test-root: extension ## tests that need root: what is dialled, watched in a network namespace of their own
+	$(BUILD_PROGRAMS)
+	$(CARGO_TEST) --package orbhook-tests --test root --no-run
+	tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
+
+bench: extension ## figures, into tests/bench/RESULTS.md; make bench ONLY=policy for one section
+	$(BUILD_PROGRAMS)
+	$(if $(filter 0,$(shell id -u)),tests/root/namespace.sh) $(TARGET)/release/bench $(ONLY)
+
 check-providers: ## show every rendered body to the providers' own published models (needs python3 and npm)
 	tests/providers/check.sh
 
@@ -60,6 +71,9 @@ lint: prefix ## formatting, clippy with warnings as errors, dependencies (bans, 
 	cargo clippy --all-targets --workspace --exclude orbhook -- -D warnings
 	deny=$$(command -v cargo-deny || $(SETUP)/cargo_tool.sh cargo-deny $(CARGO_DENY_VERSION)) && \
 	    "$$deny" --config .deny.toml check bans licenses sources
+
+lint-sql: extension ## pgspot on the generated install script: nothing an attacker could put into the search path (needs python3 with pip)
+	$(SETUP)/pgspot.sh $(PREFIX)/usr/share/postgresql/$(PG)/extension/orbhook--$(VERSION).sql
 
 install: ## install into a real server: make install PG_CONFIG=/usr/bin/pg_config; also builds target/release/orbhook
 ifndef PG_CONFIG

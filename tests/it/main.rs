@@ -1,16 +1,32 @@
 //! The claims, each proved with a real server, a real receiver and the real sidecar.
 #![allow(clippy::unwrap_used, reason = "a value that is missing is a failed test, in a test's helper too")]
 
+mod attacks; // nothing that somebody put into the search path is run
+mod audit; // the ledger proves itself
+mod captured; // what a transaction would cause, before it commits
 mod check; // `orbhook check` says what is wrong and how to mend it
 mod config_errors; // what orbhook_create_webhook refuses
 mod crash; // a server that dies under a working sidecar
 mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
 mod emit_errors; // what orbhook_emit refuses
+mod explain; // what is explained is what then happens
+mod filter; // which events pass a filter
 mod graphql; // the document's test call, on the sidecar's admin listener
 mod health; // when a webhook is switched off, and who hears of it
+mod hostile; // whatever a receiver does, an attempt ends in time, with its reason, and nothing is unpacked or followed
 mod idle; // a sidecar without work leaves the database alone
+mod isolation; // a bad webhook is its own trouble
 mod lease; // who may send what, when, and whose result counts
+mod outbound; // what must not be reached is not reached
+mod pacing; // how many requests a receiver gets in a second, and at once
 mod privileges; // what may be called, by whom, and what it says about itself
 mod replay; // sending a span of time again
+mod roles; // who may do what
 mod settle; // what follows from an answer
+mod tls; // whom it trusts, and what it says of those it does not
+mod views; // what a person asks, answered with one select
+mod watch; // what orbhook_watch says, takes and refuses, and whose rights count
+mod watch_events; // every event type, from plain SQL
+mod watch_schema; // watched tables change, go, and move to another server
+mod watch_tables; // kinds of tables and of columns, and tables made by frameworks

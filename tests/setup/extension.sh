@@ -17,6 +17,8 @@ extensions=$("$pg_config" --sharedir)/extension
 
 # A build that takes its headers from elsewhere than the server would fit by luck alone.
 export PGRX_PG_CONFIG_PATH=$pg_config
+# extension/build.rs says the same to the linker without a second build of pgrx.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
 become_root=()
 if [ ! -w "$libraries" ] || [ ! -w "$extensions" ]; then

@@ -44,6 +44,8 @@ pub struct Cluster {
     owner: Option<Owner>,
     port: u16,
     password: String,
+    /// How often it was stopped or crashed: sessions of an earlier life are dead, even if they have yet to notice.
+    lives: AtomicU32,
     guard: Mutex<Child>,
     /// Held as long as the cluster is in use; a later run takes away directories whose lock is free.
     _in_use: File,
@@ -83,6 +85,7 @@ impl Cluster {
             guard: Mutex::new(spawn_guard(&directory, Stdio::piped())),
             password: format!("{:032x}", rand::random::<u128>()),
             port: 0,
+            lives: AtomicU32::new(1),
             owner,
             directory,
             _in_use: in_use,
@@ -99,6 +102,7 @@ impl Cluster {
             ShutdownMode::Fast => "fast",
             ShutdownMode::Immediate => "immediate",
         };
+        self.lives.fetch_add(1, Ordering::Relaxed);
         self.must("pg_ctl", &["stop", "--wait", "--silent", "--mode", mode, "--pgdata", &self.data()]);
     }
 
@@ -128,6 +132,7 @@ impl Cluster {
     /// `kill -9` of one server process. PostgreSQL then ends all sessions and recovers; this returns when it has.
     pub async fn kill_backend(&self, pid: i32) {
         let witness = self.connect("postgres").await;
+        self.lives.fetch_add(1, Ordering::Relaxed);
         signal(u32::try_from(pid).expect("a process id is positive"), "KILL");
         // Until the server has noticed, it works as if nothing had happened.
         wait_until("the server to end all sessions", DEADLINE, async || witness.is_closed().then_some(()))
@@ -211,6 +216,10 @@ impl Cluster {
     /// The server's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn life(&self) -> u32 {
+        self.lives.load(Ordering::Relaxed)
     }
 
     /// The guard ends this process when the tests are gone.

@@ -19,7 +19,8 @@ use crate::cluster::{Cluster, TEMPLATE};
 pub struct Database {
     cluster: Arc<Cluster>,
     name: String,
-    session: Mutex<Option<Arc<Session>>>,
+    /// With the life of the cluster that it belongs to.
+    session: Mutex<Option<(u32, Arc<Session>)>>,
 }
 
 /// A connection, with queries as short as they read.
@@ -126,9 +127,10 @@ impl Database {
 
     async fn session(&self) -> Arc<Session> {
         let mut session = self.session.lock().await;
-        match session.as_ref().filter(|session| !session.is_closed()) {
-            Some(session) => Arc::clone(session),
-            None => Arc::clone(session.insert(Arc::new(self.connect().await))),
+        let life = self.cluster.life();
+        match session.as_ref().filter(|(of, session)| *of == life && !session.is_closed()) {
+            Some((_, session)) => Arc::clone(session),
+            None => Arc::clone(&session.insert((life, Arc::new(self.connect().await))).1),
         }
     }
 }

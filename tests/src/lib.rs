@@ -16,18 +16,29 @@
 
 mod cluster;
 mod database;
+mod hostile;
+mod hostile_h2;
 mod http;
+mod namespace;
 mod queue;
 mod receiver;
 mod sidecar;
 mod signature;
+mod tls;
+mod vectors;
 mod wait;
+mod window;
 
 pub use cluster::{Cluster, ShutdownMode};
 pub use database::{Database, Refusal, Session, generic};
+pub use hostile::{Hostile, Misbehaviour};
 pub use http::Request;
+pub use namespace::{NameServer, Trap, connections_begun, is_in_namespace};
 pub use queue::{Claimed, Claimer, answered};
 pub use receiver::{Answer, Gate, Receiver};
 pub use sidecar::{Sidecar, SidecarProcess, orbhook_command};
 pub use signature::verify_signature;
+pub use tls::{Authority, Identity};
+pub use vectors::{blocked_addresses, blocked_urls};
 pub use wait::{DEADLINE, wait_until};
+pub use window::{Standstill, most_within};

@@ -117,6 +117,11 @@ impl Receiver {
         self.record().requests.clone()
     }
 
+    /// The complete requests after the first so many.
+    pub fn since(&self, first: usize) -> Vec<Request> {
+        self.record().requests.get(first..).unwrap_or_default().to_vec()
+    }
+
     /// How many complete requests there were so far.
     pub fn count(&self) -> usize {
         self.record().requests.len()

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,6 +121,29 @@ impl SidecarProcess {
 
     pub fn send_signal(&self, name: &str) {
         signal(self.pid(), name);
+    }
+
+    /// Memory it holds (its resident set), in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most it has held since [`SidecarProcess::forget_memory_peak`].
+    pub fn memory_peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets the peak begin anew, from what it holds now.
+    pub fn forget_memory_peak(&self) {
+        // 5: see clear_refs in proc(5).
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("the process is ours");
+    }
+
+    fn memory(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel counts it");
+        let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB");
+        kilobytes * 1024
     }
 
     /// What it has printed so far, both streams.
