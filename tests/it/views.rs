@@ -212,9 +212,11 @@ async fn a_trace_tells_the_whole_story_of_an_event_in_the_order_of_time() {
 
     let claimed = claimer.claim(&database, 1).await.remove(0);
     assert_eq!(trace().await[3], "under way first Some(1) at by hand");
+    played_request_takes_its_time().await;
     claimer.answer(&database, &claimed, 503, json!({})).await;
     let claimed =
         wait_until("the retry to be due", DEADLINE, async || claimer.claim(&database, 1).await.pop()).await;
+    played_request_takes_its_time().await;
     claimer.answer(&database, &claimed, 200, json!({})).await;
     let told = trace().await;
     assert_eq!(told.len(), 6, "{told:?}");
@@ -224,6 +226,15 @@ async fn a_trace_tells_the_whole_story_of_an_event_in_the_order_of_time() {
 
     database.execute(&format!("select orbhook_delete_webhook('{first}')")).await;
     assert_eq!(trace().await.len(), 6, "history outlives the webhook");
+}
+
+/// An answer played by hand says that its request began 20 ms before: what came earlier must lie that far back.
+async fn played_request_takes_its_time() {
+    let begun = std::time::Instant::now();
+    wait_until("the request's 20 ms to pass", DEADLINE, async || {
+        (begun.elapsed() > std::time::Duration::from_millis(25)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
