@@ -58,7 +58,7 @@ test-root: extension ## tests that need root: what is dialled, watched in a netw
 	$(CARGO_TEST) --package orbhook-tests --test root --no-run
 	tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
 
-bench: extension ## figures, into tests/bench/RESULTS.md; make bench ONLY=policy for one section
+bench: extension ## figures against their baselines, into tests/bench/RESULTS.md (10 minutes); make bench ONLY=growth (90 minutes), ONLY=policy, ONLY=deliver… for one section
 	$(BUILD_PROGRAMS)
 	$(if $(filter 0,$(shell id -u)),tests/root/namespace.sh) $(TARGET)/release/bench $(ONLY)
 

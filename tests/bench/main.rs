@@ -1,85 +1,72 @@
-//! `make bench`: figures, printed and written to tests/bench/RESULTS.md with the command that made them.
+//! `make bench`: ratios against baselines of the same run, printed and written to target/bench/results.json and
+//! tests/bench/RESULTS.md.
 //!
-//! Its arguments choose sections; none means all. Each section replaces its own part of RESULTS.md.
+//! One file is one section: a module with `pub(crate) async fn measure() -> Figures`, and a line in [`SECTIONS`].
+//! Arguments choose sections; without any, those that belong to every run are measured.
 #![allow(clippy::print_stdout, reason = "it is there to be read")]
 #![allow(clippy::unwrap_used, reason = "a value that is missing ends the measurement")]
 
+mod cost;
+mod deliver;
+mod drain;
+mod figures;
+mod growth;
+mod latency;
+mod pgbench;
 mod policy;
+mod pump;
+mod server;
+mod sink;
+mod written;
 
-use std::fmt::Write as _;
-use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::{env, fs};
+use std::env;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Instant;
 
-/// Rows of a table: what, and how much.
-type Figures = Vec<(String, String)>;
+use crate::figures::{Figures, note};
 
-const SECTIONS: [&str; 1] = ["policy"];
+struct Section {
+    name: &'static str,
+    /// Measured when nothing was chosen: together they take under 10 minutes.
+    always: bool,
+    measure: fn() -> Pin<Box<dyn Future<Output = Figures>>>,
+}
+
+const SECTIONS: &[Section] = &[
+    Section { name: "deliver", always: true, measure: || Box::pin(deliver::measure()) },
+    Section { name: "latency", always: true, measure: || Box::pin(latency::measure()) },
+    Section { name: "cost", always: true, measure: || Box::pin(cost::measure()) },
+    Section { name: "growth", always: false, measure: || Box::pin(growth::measure()) },
+    Section { name: "policy", always: false, measure: || Box::pin(policy::measure()) },
+];
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let chosen: Vec<String> = env::args().skip(1).collect();
-    if chosen.iter().any(|name| !SECTIONS.contains(&name.as_str())) {
-        println!("There are: {}", SECTIONS.join(", "));
+    if chosen.iter().any(|name| SECTIONS.iter().all(|section| section.name != name)) {
+        let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+        println!("There are: {}", names.join(", "));
         return ExitCode::FAILURE;
     }
-    for name in SECTIONS {
-        if !chosen.is_empty() && !chosen.iter().any(|other| other == name) {
+    for section in SECTIONS {
+        let is_wanted = match chosen.is_empty() {
+            true => section.always,
+            false => chosen.iter().any(|name| name == section.name),
+        };
+        if !is_wanted {
             continue;
         }
-        let load = load();
-        let figures = match name {
-            "policy" => policy::measure().await,
-            other => panic!("{other} is listed and not measured"),
-        };
-        write_section(
-            name,
-            &format!("{}; load average {load} at the start, {} at the end", machine(), self::load()),
-            &figures,
+        println!("# {}", section.name);
+        let (began, load) = (Instant::now(), written::load());
+        let figures = (section.measure)().await;
+        let circumstances = format!(
+            "{}; {:.0} s, load average {load} at the start, {} at the end",
+            written::machine(),
+            began.elapsed().as_secs_f64(),
+            written::load()
         );
+        written::section(section.name, &circumstances, &figures);
     }
     ExitCode::SUCCESS
-}
-
-/// Printed at once, so that a long run shows how far it is.
-fn note(figures: &mut Figures, what: impl Into<String>, how_much: impl Into<String>) {
-    let (what, how_much) = (what.into(), how_much.into());
-    println!("{what}: {how_much}");
-    figures.push((what, how_much));
-}
-
-fn write_section(name: &str, machine: &str, figures: &Figures) {
-    let mut section =
-        format!("## {name}\n\n`make bench ONLY={name}` on {machine}.\n\n| what | figure |\n|---|---|\n");
-    for (what, how_much) in figures {
-        let _ = writeln!(section, "| {what} | {how_much} |");
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/RESULTS.md");
-    let before = fs::read_to_string(&path).unwrap_or_else(|_| "# Figures\n".to_owned());
-    let mut parts: Vec<String> = before.split("\n## ").map(str::to_owned).collect();
-    let head = parts.remove(0);
-    let others =
-        parts.iter().filter(|part| part.lines().next() != Some(name)).map(|part| format!("## {part}"));
-    let text: Vec<String> =
-        [head].into_iter().chain(others).chain([section]).map(|part| part.trim().to_owned()).collect();
-    fs::write(&path, text.join("\n\n") + "\n").expect("RESULTS.md");
-    println!("written to {}", path.display());
-}
-
-fn machine() -> String {
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = Command::new("uname").arg("-sr").output().map(|output| output.stdout).unwrap_or_default();
-    format!(
-        "{cores} cores ({}), {}, PostgreSQL {}",
-        model.trim_start_matches([' ', '\t', ':']),
-        String::from_utf8_lossy(&kernel).trim(),
-        env::var("PG").unwrap_or_else(|_| "15".to_owned()),
-    )
-}
-
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
 }

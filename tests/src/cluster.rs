@@ -213,6 +213,17 @@ impl Cluster {
         Output { status, stdout, stderr: Vec::new() }
     }
 
+    /// A directory that the server's user can read: where [`Cluster::run`] runs programs.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The server's first process, parent of all others.
+    pub fn postmaster_pid(&self) -> u32 {
+        let file = fs::read_to_string(self.directory.join("data/postmaster.pid")).expect("the server runs");
+        file.lines().next().and_then(|pid| pid.parse().ok()).expect("it begins with the process id")
+    }
+
     /// The server's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

@@ -1,0 +1,101 @@
+//! Where figures go: a section of RESULTS.md for people, results.json for programs. A section replaces its own part of both.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use serde_json::{Value, json};
+
+use crate::figures::{Figures, Row, digits};
+
+pub(crate) fn section(name: &str, circumstances: &str, figures: &Figures) {
+    write_json(name, figures);
+    write_markdown(name, circumstances, figures);
+}
+
+fn write_json(section: &str, figures: &Figures) {
+    let path = target().join("bench/results.json");
+    fs::create_dir_all(path.parent().unwrap()).expect("target/bench");
+    let before = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let mut all: Vec<Value> = before.unwrap_or_default();
+    all.retain(|row| row["section"] != section);
+    all.extend(figures.rows.iter().map(|row| {
+        json!({
+            "name": row.name, "ratio": row.ratio, "baseline": row.baseline, "value": row.value,
+            "goal": row.goal.map(|goal| goal.to_string()), "reached": row.reached(),
+            "unit": row.unit, "spread": row.spread, "section": section,
+        })
+    }));
+    fs::write(&path, serde_json::to_string_pretty(&all).unwrap() + "\n").expect("results.json");
+    println!("written to {}", path.display());
+}
+
+fn write_markdown(name: &str, circumstances: &str, figures: &Figures) {
+    let mut section = format!("## {name}\n\n`make bench ONLY={name}` on {circumstances}.\n");
+    if !figures.rows.is_empty() {
+        section += "\n| what | ratio | goal | reached | value | baseline | rounds differ by |\n|---|---|---|---|---|---|---|\n";
+        for row in &figures.rows {
+            let _ = writeln!(section, "{}", table_row(row));
+        }
+    }
+    if !figures.notes.is_empty() {
+        section += "\n| what | figure |\n|---|---|\n";
+        for (what, how_much) in &figures.notes {
+            let _ = writeln!(section, "| {what} | {how_much} |");
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/RESULTS.md");
+    let before = fs::read_to_string(&path).unwrap_or_else(|_| "# Figures\n".to_owned());
+    let mut parts: Vec<String> = before.split("\n## ").map(str::to_owned).collect();
+    let head = parts.remove(0);
+    let others =
+        parts.iter().filter(|part| part.lines().next() != Some(name)).map(|part| format!("## {part}"));
+    let text: Vec<String> =
+        [head].into_iter().chain(others).chain([section]).map(|part| part.trim().to_owned()).collect();
+    fs::write(&path, text.join("\n\n") + "\n").expect("RESULTS.md");
+    println!("written to {}\n", path.display());
+}
+
+fn table_row(row: &Row) -> String {
+    let number = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
+    let reached = match row.reached() {
+        Some(true) => "yes",
+        Some(false) => "**no**",
+        None => "",
+    };
+    format!(
+        "| {} | {} | {} | {reached} | {} {} | {} | {} |",
+        row.name,
+        number(row.ratio),
+        row.goal.map(|goal| goal.to_string()).unwrap_or_default(),
+        digits(row.value),
+        row.unit,
+        row.baseline.map(digits).unwrap_or_default(),
+        row.spread.map(|spread| format!("{:.0} %", spread * 100.0)).unwrap_or_default(),
+    )
+}
+
+/// The build folder that this program lies in.
+fn target() -> PathBuf {
+    let program = env::current_exe().expect("the path of this program");
+    program.ancestors().nth(2).expect("target/release/bench").to_owned()
+}
+
+pub(crate) fn machine() -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = Command::new("uname").arg("-sr").output().map(|output| output.stdout).unwrap_or_default();
+    format!(
+        "{cores} cores ({}), {}, PostgreSQL {}",
+        model.trim_start_matches([' ', '\t', ':']),
+        String::from_utf8_lossy(&kernel).trim(),
+        env::var("PG").unwrap_or_else(|_| "15".to_owned()),
+    )
+}
+
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
