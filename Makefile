@@ -24,7 +24,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-root bench check-providers lint lint-sql install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-root model bench check-providers lint lint-sql install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -49,6 +49,7 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(BUILD_PROGRAMS)
 	$(CARGO_TEST) --package orbhook-providers
 	$(CARGO_TEST) --package orbhook-address
+	$(CARGO_TEST) --package orbhook-model -- --show-output
 	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
 	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
 
@@ -57,6 +58,10 @@ test-root: extension ## tests that need root: what is dialled, watched in a netw
 	$(BUILD_PROGRAMS)
 	$(CARGO_TEST) --package orbhook-tests --test root --no-run
 	tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
+
+FAULTS ?= 2
+model: ## every order of steps of the doorbell and of claim, lease, settle, with FAULTS=2 faults at any of them (make test: 1)
+	cargo run --release --package orbhook-model --bin explore $(FAULTS)
 
 bench: extension ## figures against their baselines, into tests/bench/RESULTS.md (10 minutes); make bench ONLY=growth (90 minutes), ONLY=policy, ONLY=deliver… for one section
 	$(BUILD_PROGRAMS)
