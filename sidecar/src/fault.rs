@@ -114,9 +114,14 @@ fn name_tls(error: &rustls::Error) -> Fault {
             "no common protocol: the endpoint offers neither TLS 1.2 nor TLS 1.3".to_owned()
         }
         rustls::Error::PeerIncompatible(_)
-        | rustls::Error::AlertReceived(
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
-        ) => "no common cipher: the endpoint must offer ECDHE with AES-GCM or ChaCha20".to_owned(),
+        | rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity) => {
+            "no common cipher: the endpoint must offer ECDHE with AES-GCM or ChaCha20".to_owned()
+        }
+        // In TLS 1.2 a server that misses a client certificate has no other alert for it.
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "no common cipher: the endpoint must offer ECDHE with AES-GCM or ChaCha20, and ask for no client certificate"
+                .to_owned()
+        }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the endpoint asks for a client certificate, which orbhook does not send".to_owned()
         }

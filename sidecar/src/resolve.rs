@@ -13,8 +13,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::dial;
 
-/// Most addresses of one answer that are looked at. A longer answer is an attack or a mistake.
-const ADDRESSES_MAX: usize = 100;
+/// Most addresses of one answer that are tried. All are judged: DNS bounds an answer to some thousands.
+const ADDRESSES_TRIED_MAX: usize = 100;
 
 /// Why a name has no address to dial.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +84,13 @@ impl Resolve for PolicyResolver {
 async fn judge(policy: &Policy, name: &str, lookup: LookupFuture) -> Result<Vec<IpAddr>, Unresolved> {
     policy.check_name(name)?;
     let mut addresses = lookup.await.map_err(Unresolved::Lookup)?;
-    addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
         return Err(Unresolved::Empty);
     }
     for address in &addresses {
         policy.check_ip(*address)?;
     }
+    addresses.truncate(ADDRESSES_TRIED_MAX);
     Ok(addresses)
 }
 
@@ -120,6 +120,22 @@ mod tests {
         }
         let good = judge(&policy, "hooks.example", answer(&["8.8.8.8", "2606:4700::1111"])).await.unwrap();
         assert_eq!(good.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_blocked_address_is_found_wherever_it_stands_in_a_long_answer() {
+        let good =
+            |count: u32| (1..=count).map(|n| IpAddr::from(0x0808_0000_u32.wrapping_add(n).to_be_bytes()));
+        let bad: IpAddr = "169.254.169.254".parse().unwrap();
+        for (before, after) in [(0, 100), (99, 1), (100, 0), (1_000, 0), (1_000, 1_000)] {
+            let addresses: Vec<_> = good(before).chain([bad]).chain(good(after)).collect();
+            let judged = judge(&Policy::default(), "hooks.example", Box::pin(async { Ok(addresses) })).await;
+            assert!(matches!(judged, Err(Unresolved::Address(_))), "{before} before it, {after} after");
+        }
+        let addresses = good(1_000).collect();
+        let tried =
+            judge(&Policy::default(), "hooks.example", Box::pin(async { Ok(addresses) })).await.unwrap();
+        assert_eq!(tried.len(), ADDRESSES_TRIED_MAX);
     }
 
     #[tokio::test]

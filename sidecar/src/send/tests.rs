@@ -229,20 +229,7 @@ async fn a_content_type_of_the_provider_replaces_ours() {
 
 #[tokio::test]
 async fn a_kept_connection_is_used_again_and_has_no_connect_time() {
-    let connections = Arc::new(AtomicUsize::new(0));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let count = Arc::clone(&connections);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            count.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(async move {
-                while read_request(&mut stream).await.is_some() {
-                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-                }
-            });
-        }
-    });
+    let (address, connections, _) = keeping().await;
     let http = local();
     let url = format!("http://{address}/");
     let first = post(&http, &url).await;
@@ -252,6 +239,121 @@ async fn a_kept_connection_is_used_again_and_has_no_connect_time() {
     assert_eq!(second.wire.address, Some(address));
     assert_eq!((answer(first).status, answer(second).status), (204, 204));
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+/// A receiver that keeps its connections, and how many there were.
+async fn keeping() -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connection_count, request_count) = (Arc::clone(&connections), Arc::clone(&requests));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connection_count.fetch_add(1, Ordering::SeqCst);
+            let request_count = Arc::clone(&request_count);
+            tokio::spawn(async move {
+                while read_request(&mut stream).await.is_some() {
+                    request_count.fetch_add(1, Ordering::SeqCst);
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                }
+            });
+        }
+    });
+    (address, connections, requests)
+}
+
+#[tokio::test]
+async fn a_kept_connection_of_an_open_policy_is_of_no_use_to_a_strict_one() {
+    let (address, connections, requests) = keeping().await;
+    let names: [(&'static str, &[&str]); 1] = [("hooks.test", &["127.0.0.1"])];
+    let (open, strict) = (client("127.0.0.0/8", &names), client("", &names));
+    for url in [format!("http://{address}/"), format!("http://hooks.test:{}/", address.port())] {
+        for _ in 0..2 {
+            assert_eq!(answer(post(&open, &url).await).status, 204);
+        }
+        let before = (connections.load(Ordering::SeqCst), requests.load(Ordering::SeqCst));
+        for _ in 0..2 {
+            assert_eq!(fault(post(&strict, &url).await).class, ErrorClass::AddressBlocked, "{url}");
+        }
+        assert_eq!((connections.load(Ordering::SeqCst), requests.load(Ordering::SeqCst)), before, "{url}");
+        assert_eq!(answer(post(&open, &url).await).status, 204, "the connection is still there");
+        assert_eq!(connections.load(Ordering::SeqCst), before.0, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn two_names_of_one_address_have_a_connection_each() {
+    let (address, connections, requests) = keeping().await;
+    let http = client("127.0.0.0/8", &[("one.test", &["127.0.0.1"]), ("two.test", &["127.0.0.1"])]);
+    for _ in 0..2 {
+        for name in ["one.test", "two.test"] {
+            answer(post(&http, &format!("http://{name}:{}/", address.port())).await);
+        }
+    }
+    assert_eq!((connections.load(Ordering::SeqCst), requests.load(Ordering::SeqCst)), (2, 4));
+}
+
+/// With HTTP/2 a client may send requests for another name over a connection whose certificate fits it (RFC 9113, section
+/// 9.1.1). The other name may be looked up to an address that is not to be reached.
+#[tokio::test]
+async fn two_names_of_one_certificate_have_an_http2_connection_each() {
+    let names = ["one.test", "two.test"];
+    let made = rcgen::generate_simple_self_signed(names.map(str::to_owned)).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let mut trusting = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    trusting.alpn_protocols = tls::outbound(None).unwrap().alpn_protocols;
+
+    // For each connection the authorities it was asked for.
+    let asked: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let number = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(Vec::new());
+                    seen.len() - 1
+                };
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let host = request.uri().host().unwrap_or_default().to_owned();
+                    seen.lock().unwrap()[number].push(host);
+                    respond.send_response(hyper::Response::new(()), true).unwrap();
+                }
+            });
+        }
+    });
+
+    let table = Table(names.map(|name| (name, vec!["127.0.0.1".parse().unwrap()])).into());
+    let policy = Policy::new(parse_networks("127.0.0.0/8").unwrap());
+    let http = HttpClient::new(policy, Arc::new(table), trusting, 10).unwrap();
+    for _ in 0..2 {
+        for name in names {
+            assert_eq!(answer(post(&http, &format!("https://{name}:{port}/")).await).status, 200);
+        }
+    }
+    let mut asked = asked.lock().unwrap().clone();
+    asked.sort();
+    assert_eq!(asked, names.map(|name| vec![name.to_owned(); 2]));
 }
 
 #[tokio::test]
