@@ -90,6 +90,8 @@ create table orbhook.webhooks (
     updated_at            timestamptz not null default clock_timestamp(),
     constraint webhooks_inactive_reason_only_when_inactive check (inactive_reason is null or not active)
 );
+-- Whose queues have to be looked through for what is too old: the few that say so, among any number.
+create index webhooks_with_max_age on orbhook.webhooks (id) where max_age_seconds is not null;
 comment on table orbhook.webhooks is
     'Webhooks. Made with orbhook_create_webhook; plain UPDATE of the columns is checked by the same rules. The endpoint and every key are in webhook_secrets.';
 comment on column orbhook.webhooks.id is 'UUIDv7.';
@@ -152,6 +154,7 @@ create table orbhook.webhook_state (
     paused_until         timestamptz not null default '-infinity',
     pause_reason         text,
     failing_since        timestamptz,
+    last_failed_at       timestamptz,
     consecutive_failures integer not null default 0,
     reported_disabled_at timestamptz not null default '-infinity',
     reported_failed_at   timestamptz not null default '-infinity'
@@ -162,7 +165,9 @@ comment on column orbhook.webhook_state.webhook_id is 'The webhook.';
 comment on column orbhook.webhook_state.next_send_at is 'Pacing: the next free send time.';
 comment on column orbhook.webhook_state.paused_until is 'The receiver asked for quiet (429, or 503 with Retry-After) until then.';
 comment on column orbhook.webhook_state.pause_reason is 'Why it is paused until then, in words.';
-comment on column orbhook.webhook_state.failing_since is 'First failure since the last success; null while it works.';
+comment on column orbhook.webhook_state.failing_since is
+    'First failure since the last success, moved on by every span of more than a day in which nothing was tried; null while it works.';
+comment on column orbhook.webhook_state.last_failed_at is 'Latest failure.';
 comment on column orbhook.webhook_state.consecutive_failures is 'Failed attempts since the last success.';
 comment on column orbhook.webhook_state.reported_disabled_at is 'Latest WEBHOOK_DISABLED about it: one an hour at most.';
 comment on column orbhook.webhook_state.reported_failed_at is 'Latest DELIVERY_FAILED about it: one an hour at most.';
@@ -216,6 +221,7 @@ create table orbhook.deliveries (
     failures         integer not null default 0 constraint deliveries_failures_not_negative check (failures >= 0),
     outcome_attempt  integer not null default 0,
     due_at           timestamptz constraint deliveries_due_at_is_finite check (isfinite(due_at)),
+    first_due_at     timestamptz,
     lease_until      timestamptz,
     claimed_by       uuid,
     last_status_code integer,
@@ -256,6 +262,8 @@ comment on column orbhook.deliveries.attempts is 'Times it was claimed. Never re
 comment on column orbhook.deliveries.failures is 'Failed attempts that count against max_retries. Reset by retry and replay.';
 comment on column orbhook.deliveries.outcome_attempt is 'Number of the latest attempt whose outcome is known. Smaller than attempts: under way, or its sidecar died.';
 comment on column orbhook.deliveries.due_at is 'When the next attempt is due; null once finished.';
+comment on column orbhook.deliveries.first_due_at is
+    'When the first try of this round was due; null while due_at still says so. A retry or replay by hand begins a new round. maxAgeSeconds and the day in which a 429 costs no retry count from it.';
 comment on column orbhook.deliveries.lease_until is 'A sidecar has it until then.';
 comment on column orbhook.deliveries.claimed_by is 'The sidecar that has it.';
 comment on column orbhook.deliveries.last_status_code is 'HTTP status of the latest answer.';
@@ -303,7 +311,7 @@ comment on column orbhook.attempts.first_byte_ms is 'Milliseconds to the first b
 comment on column orbhook.attempts.address is 'The address dialled.';
 comment on column orbhook.attempts.status_code is 'HTTP status of the answer; null if none came.';
 comment on column orbhook.attempts.error_class is
-    'connection_refused, dns, tls, timeout_connect, timeout_first_byte, timeout_body, reset, malformed_response, address_blocked, secret, internal, http, rate_limited, render, unknown; null when delivered.';
+    'connection_refused, dns, tls, timeout_connect, timeout_first_byte, timeout_body, reset, malformed_response, address_blocked, secret, internal, http_1xx, http_3xx, http_4xx, http_5xx, http_2xx (refused in the body), rate_limited, render, unknown; null when delivered.';
 comment on column orbhook.attempts.error is 'What went wrong and what to do, in words.';
 comment on column orbhook.attempts.response_headers is 'Chosen headers of the answer.';
 comment on column orbhook.attempts.response_body is 'At most 16 KiB of the answer''s body.';

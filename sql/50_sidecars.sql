@@ -127,6 +127,7 @@ begin
     if exists (select from orbhook.watch_timers t where t.fired_at is null and t.at <= v_now) then
         perform orbhook._fire_timers();
     end if;
+    perform orbhook._cancel_too_old();
     v_dead := orbhook._dead_sidecars();
     v_now := clock_timestamp();
 
@@ -138,7 +139,7 @@ begin
         from waiting w
         where w.webhook_id is not null
     )
-    select min(greatest(front.free_at, s.paused_until, s.next_send_at - interval '1 second'))
+    select min(greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second)))
     into v_next
     from waiting q
     left join orbhook.webhooks w on w.id = q.webhook_id
@@ -165,7 +166,7 @@ begin
 end
 $$;
 comment on function orbhook.look(uuid) is
-    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions and takes replays a step further; called at least once a second.';
+    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions, cancels what is too old and takes replays a step further; called at least once a second.';
 
 create function orbhook.doze(p_sidecar uuid, out state text, out wait_ms integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp

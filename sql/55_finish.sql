@@ -78,6 +78,38 @@ end
 $$;
 comment on function orbhook._cancel_deliveries_without_webhook() is 'Cancels what is pending for one webhook that no longer exists.';
 
+create function orbhook._cancel_too_old() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_now     timestamptz := clock_timestamp();
+    v_endings orbhook._ending[];
+begin
+    -- What is new and too old stands first in its queue, so a bounded piece of each queue is enough; a retry that has
+    -- become too old is found when it is its turn.
+    select array_agg(row(x.id, 'cancelled', null, 'older than maxAgeSeconds')::orbhook._ending)
+    into v_endings
+    from (select d.id
+          from orbhook.webhooks w
+          cross join lateral (
+              select o.id, coalesce(o.first_due_at, o.due_at) as since, o.lease_until
+              from orbhook.deliveries_open o
+              where o.webhook_id = w.id and o.due_at <= v_now and not o.is_test
+              order by o.due_at
+              limit 5000) q
+          join orbhook.deliveries_open d on d.id = q.id
+          where w.max_age_seconds is not null
+            and q.since < v_now - make_interval(secs => w.max_age_seconds::double precision)
+            and (q.lease_until is null or q.lease_until <= v_now)
+          for update of d skip locked) x;
+    if v_endings is not null then
+        perform orbhook._finish(v_endings);
+    end if;
+end
+$$;
+comment on function orbhook._cancel_too_old() is
+    'Cancels due deliveries that are older than their webhook''s maxAgeSeconds: of each webhook the first 5,000 of its queue are looked at.';
+
 create function @extschema@.orbhook_cancel(delivery uuid) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -96,7 +128,7 @@ declare
     v_now timestamptz := clock_timestamp();
 begin
     update orbhook.deliveries_open d
-    set due_at = v_now, failures = 0
+    set due_at = v_now, first_due_at = null, failures = 0
     where d.id = delivery and (d.lease_until is null or d.lease_until <= v_now);
     if not found then
         with gone as (

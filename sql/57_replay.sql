@@ -95,7 +95,9 @@ begin
         end;
     end if;
     insert into orbhook.replays (id, webhook_id, since, until, selection, reached)
-    values (v_replay, v_webhook, since, least(until, clock_timestamp()), coalesce(v_path::text, "only"), orbhook._first_id_at(since));
+    values (v_replay, v_webhook, since, least(until, clock_timestamp()), coalesce(v_path::text, "only"),
+            -- An id is made a little before its row. The exact bounds are those of created_at.
+            orbhook._first_id_at(since - interval '1 second'));
     perform orbhook._arm_doorbell();
     return v_replay;
 end
@@ -148,7 +150,7 @@ begin
     into v_ids, v_seen, v_reached
     from (select d.id
           from orbhook.deliveries d
-          where d.period is not null and d.id > v_replay.reached and d.id < orbhook._first_id_at(v_replay.until)
+          where d.period is not null and d.id > v_replay.reached and d.id < orbhook._first_id_at(v_replay.until + interval '1 second')
           order by d.id
           limit 20000) s;
 
@@ -156,7 +158,7 @@ begin
         delete from orbhook.deliveries d
         where d.id = any (v_ids) and d.period is not null
           and d.webhook_id = v_replay.webhook_id and not d.is_test
-          and d.created_at >= v_replay.since and d.finished_at <= v_replay.requested_at
+          and d.created_at >= v_replay.since and d.created_at < v_replay.until and d.finished_at <= v_replay.requested_at
           and (v_replay.selection <> 'failed' or d.status = 'failed')
           and (v_replay.selection in ('failed', 'all')
                or exists (select from orbhook.events e

@@ -1,7 +1,9 @@
 -- Claiming: what is due becomes leased requests, ready to be sent.
 --
 -- One claim goes from webhook to webhook, beginning after the one where the last claim stopped, and takes some from
--- each, so that a million rows of one webhook cost its neighbours nothing. It locks the webhook_state row of each
+-- each, so that a million rows of one webhook cost its neighbours nothing. A sidecar says how many deliveries of one
+-- webhook it may hold (its share, about half of its free slots) and what it holds: endpoints that never answer then run
+-- out of share before the sidecar runs out of slots. It locks the webhook_state row of each
 -- webhook it serves (skipping those another claim is serving) and only then looks at the queue: pacing and the in-flight
 -- cap are decided by one claim at a time. It waits for nobody.
 --
@@ -27,7 +29,7 @@ create type orbhook.request as (
     send_after_ms integer
 );
 comment on type orbhook.request is
-'One leased delivery as a whole request. headers: JSON array of {"name", "prefix", "secret"}: the value is prefix plus the secret of that name. secrets: JSON object of name to value ("endpoint" is the URL). lease_ms and send_after_ms count from the claim.';
+'One leased delivery as a whole request. headers: JSON array of {"name", "prefix", "secret"}: the value is prefix plus the secret of that name. secrets: JSON object of name to value ("endpoint" is the URL). lease_ms and send_after_ms count from the claim; send_after_ms is null when the webhook has no rate limit.';
 
 create function orbhook._render_delivery(
     p_provider text, p_target text, p_config text, p_secret_names text[],
@@ -42,14 +44,31 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$ select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
 comment on function orbhook._rfc3339(timestamptz) is 'A time as RFC 3339 in UTC with microseconds.';
 
+create function orbhook._spacing_seconds(p_rate_limit_per_second numeric) returns double precision
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$ select greatest(1 / p_rate_limit_per_second, 1.06 / (p_rate_limit_per_second + 1))::double precision $$;
+comment on function orbhook._spacing_seconds(numeric) is
+'Seconds between two send times of a webhook, so that no second at the receiver holds more than the limit + 1. A request arrives up to 0.06 s off its send time (the sidecar gives back what it would dial more than 0.04 s late; the rest is for the way), so the requests of one second had send times within 1.06 s of each other. Limits up to 16.6 a second lose nothing by it; 100 a second are sent at 95.3.';
+
+create function orbhook._pace_ahead(p_rate_limit_per_second numeric) returns interval
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$ select make_interval(secs => least(0.25, 64 * orbhook._spacing_seconds(p_rate_limit_per_second))) $$;
+comment on function orbhook._pace_ahead(numeric) is
+    'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
+
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
 -- scan it as a whole, and planning anew for each call costs more than the call.
-create function orbhook.claim(p_sidecar uuid, p_batch integer, p_after uuid) returns setof orbhook.request
+create function orbhook.claim(
+    p_sidecar uuid, p_batch integer, p_after uuid,
+    p_lead_ms integer default 0, p_share integer default 1000,
+    p_held_webhooks uuid[] default '{}', p_held_counts integer[] default '{}') returns setof orbhook.request
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now       timestamptz := clock_timestamp();
+    -- No paced request can be on its way before the claim is back.
+    v_earliest  timestamptz := v_now + make_interval(secs => least(greatest(p_lead_ms, 0), 10000) / 1000.0);
     v_dead      uuid[] := orbhook._dead_sidecars();
     v_ids       uuid[];
     v_send_at   timestamptz[];
@@ -76,25 +95,32 @@ begin
             select d.webhook_id, d.due_at from orbhook.deliveries_open d
             where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
     ), serving as (
-        select w.id, w.max_in_flight, w.rate_limit_per_second as rate,
-               greatest(s.next_send_at, v_now) as first_send_at
+        select w.id, w.max_in_flight, w.max_age_seconds, coalesce(h.held, 0) as held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
+               greatest(s.next_send_at, v_earliest) as first_send_at,
+               v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) as last_send_at
         from waiting q
         join orbhook.webhooks w on w.id = q.webhook_id
         join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        left join unnest(p_held_webhooks, p_held_counts) as h (webhook_id, held) on h.webhook_id = w.id
         where q.due_at <= v_now and w.active and not w.paused
-          and s.paused_until <= v_now and s.next_send_at <= v_now + interval '1 second'
+          and s.paused_until <= v_now
+          -- One that has its share must not take the place of one that has not.
+          and coalesce(h.held, 0) < least(p_share, w.max_in_flight)
+          and (w.rate_limit_per_second is null or s.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
         order by w.id <= p_after, w.id
         limit p_batch
         for update of s skip locked
     ), share as (
-        -- Tokens are handed out for one second ahead at most, so that pausing a webhook takes effect within a second.
         select v.*,
                greatest(ceil(p_batch::numeric / count(*) over ()), 1) as fair,
-               floor(extract(epoch from v_now + interval '1 second' - v.first_send_at) * v.rate) + 1 as tokens
+               floor(extract(epoch from v.last_send_at - v.first_send_at) / v.spacing) + 1 as tokens
         from serving v
     ), front as (
-        select h.id as webhook_id, q.id as delivery_id, h.rate, h.first_send_at, q.leased,
-               least(h.fair, h.tokens, h.max_in_flight - count(*) filter (where q.leased) over (partition by h.id)) as room,
+        select h.id as webhook_id, q.id as delivery_id, h.spacing, h.first_send_at, q.leased,
+               -- What commits late stands before what is leased, which can then be out of sight here: the sidecar's own
+               -- count knows better.
+               least(h.fair, h.tokens, p_share - h.held,
+                     h.max_in_flight - greatest(count(*) filter (where q.leased) over (partition by h.id), h.held)) as room,
                row_number() over (partition by h.id, q.leased order by q.due_at, q.id) as place
         from share h
         cross join lateral (
@@ -102,26 +128,30 @@ begin
                    coalesce(d.lease_until > v_now and d.claimed_by <> all (v_dead), false) as leased
             from orbhook.deliveries_open d
             where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
+              -- look cancels these; they take nobody's place and no send time.
+              and (h.max_age_seconds is null
+                   or coalesce(d.first_due_at, d.due_at) >= v_now - make_interval(secs => h.max_age_seconds::double precision))
             order by d.due_at
             limit h.max_in_flight) q
     ), chosen as (
         select f.delivery_id, f.webhook_id,
-               case when f.rate is null then v_now
-                    else f.first_send_at + make_interval(secs => ((f.place - 1) / f.rate)::double precision) end as send_at
+               case when f.spacing is not null
+                    then f.first_send_at + make_interval(secs => (f.place - 1) * f.spacing) end as send_at
         from front f
         where not f.leased and f.place <= f.room
         order by f.place, f.webhook_id <= p_after, f.webhook_id
         limit p_batch
     ), paced as (
         update orbhook.webhook_state s
-        set next_send_at = c.last_send_at + make_interval(secs => (1 / w.rate_limit_per_second)::double precision)
+        set next_send_at = c.last_send_at + make_interval(secs => orbhook._spacing_seconds(w.rate_limit_per_second))
         from (select h.webhook_id, max(h.send_at) as last_send_at from chosen h group by h.webhook_id) c
         join orbhook.webhooks w on w.id = c.webhook_id
         where s.webhook_id = c.webhook_id and w.rate_limit_per_second is not null
     ), tests as (
         -- A test goes out at once, also to a webhook that is paused, switched off or over its pace.
-        select d.id, v_now as send_at
+        select d.id, null::timestamptz as send_at
         from orbhook.deliveries_open d
+        join orbhook.webhooks w on w.id = d.webhook_id
         where d.is_test and d.due_at <= v_now
           and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
         order by d.due_at
@@ -155,22 +185,20 @@ begin
     ), leased as (
         update orbhook.deliveries_open d
         set attempts = d.attempts + 1,
-            lease_until = f.send_at + make_interval(secs => w.timeout_seconds::double precision + 10),
+            lease_until = coalesce(f.send_at, v_now) + make_interval(secs => w.timeout_seconds::double precision + 10),
             claimed_by = p_sidecar
         from free f
         join orbhook.webhooks w on w.id = f.webhook_id
         where d.id = f.id
-        returning d.*, f.send_at, w.provider_type, w.target, w.provider_config, w.timeout_seconds, w.max_age_seconds
+        returning d.*, f.send_at, w.provider_type, w.target, w.provider_config, w.timeout_seconds
     ), rendered as (
         select l.*, e.event_type, s.secrets, s.names, r.parts,
                case when l.attempts - l.outcome_attempt > 20 then 'failed'
                     when e.id is null then 'cancelled'
-                    when l.created_at < v_now - make_interval(secs => l.max_age_seconds::double precision) then 'cancelled'
                     when s.names is null or not 'endpoint' = any (s.names) then 'failed'
                     else r.parts[3] end as ends_as,
                case when l.attempts - l.outcome_attempt > 20 then 'outcome unknown: 20 sidecars in a row stopped without reporting'
                     when e.id is null then 'the event is no longer there'
-                    when l.created_at < v_now - make_interval(secs => l.max_age_seconds::double precision) then 'older than maxAgeSeconds'
                     when s.names is null or not 'endpoint' = any (s.names) then 'the webhook has no endpoint; set one with orbhook_update_webhook'
                     else r.parts[4] end as reason
         from leased l
@@ -186,7 +214,7 @@ begin
     select array_agg(row(r.id, r.attempts, r.webhook_id, r.event_type, r.parts[1], r.parts[2], r.secrets,
                          (r.timeout_seconds * 1000)::integer,
                          (extract(epoch from r.lease_until - v_now) * 1000)::integer,
-                         greatest(extract(epoch from r.send_at - v_now) * 1000, 0)::integer)::orbhook.request
+                         (extract(epoch from r.send_at - v_now) * 1000)::integer)::orbhook.request
                      order by r.webhook_id <= p_after, r.webhook_id, r.send_at)
                filter (where r.ends_as is null),
            array_agg(row(r.id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
@@ -199,11 +227,13 @@ begin
         from unnest(v_problems) p
         join orbhook.deliveries_open d on d.id = p.delivery_id
         where p.status = 'failed';
+        perform orbhook._report_failures(v_problems);
         perform orbhook._finish(v_problems);
     end if;
 
     return query select q.* from unnest(v_requests) q;
 end
 $$;
-comment on function orbhook.claim(uuid, integer, uuid) is
-    'Leases up to p_batch due deliveries to a sidecar and returns them as requests. p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. Nothing for a sidecar that is not registered, has stopped or was found dead.';
+comment on function orbhook.claim(uuid, integer, uuid, integer, integer, uuid[], integer[]) is
+'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead.
+p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. p_lead_ms: how long claims take to come back to this sidecar, 0 to 10000; paced requests get send times after that. p_share: the most deliveries of one webhook it may hold. p_held_webhooks, p_held_counts: what it holds, of which webhooks.';

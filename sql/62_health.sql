@@ -8,6 +8,9 @@
 -- other webhooks can subscribe. Against loops and floods: at most one of a kind for a webhook in an hour, never to the
 -- webhook it is about, and none about deliveries of these two types.
 --
+-- Only days of trying count: a span of more than a day between two failures, in which there was nothing to send, moves
+-- failing_since on.
+--
 -- Lock order: the caller (settle) holds the webhook_state row; then webhooks.
 
 create function orbhook._switch_off(p_webhook uuid, p_reason text) returns void
@@ -47,6 +50,24 @@ end
 $$;
 comment on function orbhook._switch_off_failing(uuid[]) is 'Switches off those of the webhooks that have had no success for too long.';
 
+create function orbhook._report_failures(p_endings orbhook._ending[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform orbhook._report('DELIVERY_FAILED', f.webhook_id, jsonb_build_object(
+                'delivery', f.id, 'event', f.event_id, 'failedEventType', f.event_type, 'attempts', f.attempts,
+                'statusCode', f.last_status_code, 'reason', f.last_error))
+    from (select distinct on (d.webhook_id) d.webhook_id, d.id, d.event_id, t.event_type, d.attempts, e.last_status_code, e.last_error
+          from unnest(p_endings) e
+          join orbhook.deliveries_open d on d.id = e.delivery_id
+          join orbhook.events t on t.id = d.event_id
+          where e.status = 'failed' and not d.is_test and t.event_type not in ('WEBHOOK_DISABLED', 'DELIVERY_FAILED')
+          order by d.webhook_id, d.id) f;
+end
+$$;
+comment on function orbhook._report_failures(orbhook._ending[]) is
+    'Emits DELIVERY_FAILED for those endings that are failures, one for each webhook; called before they become history.';
+
 create function orbhook._report(p_type text, p_webhook uuid, p_details jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -54,6 +75,7 @@ declare
     v_now   timestamptz := clock_timestamp();
     v_event uuid := orbhook._new_id();
     v_name  text;
+    v_body  jsonb;
 begin
     update orbhook.webhook_state s
     set reported_disabled_at = case when p_type = 'WEBHOOK_DISABLED' then v_now else s.reported_disabled_at end,
@@ -66,17 +88,24 @@ begin
     end if;
     select w.name into v_name from orbhook.webhooks w where w.id = p_webhook;
 
-    insert into orbhook.events (id, event_type, payload, occurred_at, created_at)
-    values (v_event, p_type,
-            jsonb_build_object('eventType', p_type, 'timestamp', orbhook._rfc3339(v_now),
-                               'webhook', jsonb_build_object('id', p_webhook, 'name', v_name) || p_details),
-            v_now, v_now);
+    v_body := jsonb_build_object('eventType', p_type, 'timestamp', orbhook._rfc3339(v_now),
+                                 'webhook', jsonb_build_object('id', p_webhook, 'name', v_name) || p_details);
+    with subscribed as (
+        select s.webhook_id,
+               case when not s.active then 'inactive'
+                    when s.filter is not null and not orbhook._matches(v_body, s.filter) then 'filtered' end as skipped
+        from orbhook.subscriptions s
+        where s.pattern in (p_type, split_part(p_type, '_', 1) || '_*', '*') and s.webhook_id <> p_webhook
+    ), event as (
+        insert into orbhook.events (id, event_type, payload, occurred_at, created_at, skipped)
+        select v_event, p_type, v_body, v_now, v_now,
+               (select jsonb_agg(jsonb_build_object('webhook', f.webhook_id, 'reason', f.skipped))
+                from (select * from subscribed s where s.skipped is not null order by s.webhook_id limit 100) f)
+    )
     insert into orbhook.deliveries_open (id, event_id, webhook_id, due_at, created_at)
     select orbhook._new_id(), v_event, s.webhook_id, v_now, v_now
-    from orbhook.subscriptions s
-    where s.pattern in (p_type, split_part(p_type, '_', 1) || '_*', '*')
-      and s.active and s.webhook_id <> p_webhook
-      and (s.filter is null or orbhook._matches((select e.payload from orbhook.events e where e.id = v_event), s.filter));
+    from subscribed s
+    where s.skipped is null;
     perform orbhook._arm_doorbell();
 end
 $$;

@@ -37,10 +37,11 @@ comment on function orbhook._judge(text, text, integer, text, text, bigint) is
 create function orbhook._retry_delay_seconds(p_schedule jsonb, p_failures integer) returns double precision
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-    select case jsonb_typeof(p_schedule)
-               when 'number' then p_schedule::text::double precision
-               else (p_schedule ->> (least(greatest(p_failures, 1), jsonb_array_length(p_schedule)) - 1))::double precision
-           end
+    -- Rounded first: jsonb holds numbers, such as 1e-400, that a double precision refuses.
+    select round((case jsonb_typeof(p_schedule)
+                      when 'number' then p_schedule
+                      else p_schedule -> (least(greatest(p_failures, 1), jsonb_array_length(p_schedule)) - 1)
+                  end)::numeric, 3)::double precision
 $$;
 comment on function orbhook._retry_delay_seconds(jsonb, integer) is
     'Seconds to wait after the n-th failure: the number, or the n-th of the array, whose last value repeats.';
@@ -51,6 +52,20 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select greatest(p_scheduled * (1 + 0.1 * p_jitter), least(coalesce(p_asked, 0), 86400)) $$;
 comment on function orbhook._retry_after_seconds(double precision, double precision, double precision) is
     'Seconds until the next try: the schedule plus 0 to 10 % (p_jitter is 0 to 1), never earlier; later when the receiver asked for it, at most 24 hours.';
+
+create function orbhook._pause_seconds(p_scheduled double precision, p_asked double precision) returns double precision
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select least(greatest(coalesce(p_asked, p_scheduled), 0), 86400) $$;
+comment on function orbhook._pause_seconds(double precision, double precision) is
+    'Seconds a webhook is paused when its receiver asks for quiet: as long as it asked, else as the schedule says; at most 24 hours. The delivery itself waits at least as its schedule says.';
+
+create function orbhook._error_class(p_outcome text, p_status integer, p_class text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_outcome = 'answered' then format('http_%sxx', p_status / 100) else coalesce(p_class, 'internal') end
+$$;
+comment on function orbhook._error_class(text, integer, text) is
+    'error_class of a failed attempt: of an answer by its status (http_3xx, http_4xx, http_5xx; http_2xx when the body refuses), otherwise what the sidecar saw.';
 
 create function orbhook.settle(p_sidecar uuid, p_results jsonb)
 returns table (delivery_id uuid, attempt integer, status text, late boolean, due_in_ms integer, reason text)
@@ -66,11 +81,16 @@ declare
     v_endings orbhook._ending[];
 begin
     -- The judgement needs no lock: it reads the result and the webhook's provider.
-    select array_agg(row(r.delivery, r.attempt, d.webhook_id, j.parts[1], j.parts[2]::double precision,
+    select array_agg(row(r.delivery, r.attempt, d.webhook_id,
+                         -- "Gone", said to a request from before somebody changed the webhook, was said of what it was then.
+                         case when j.parts[1] = 'endpoint_permanent'
+                                   and v_now - make_interval(secs => greatest(coalesce(r.started_ago_ms, 0), 0) / 1000.0) < w.updated_at
+                              then 'retry' else j.parts[1] end,
+                         j.parts[2]::double precision,
                          coalesce(j.parts[3]::boolean, false), coalesce(j.parts[4]::boolean, false), j.parts[5])::orbhook._judgement)
     into v_judged
     from jsonb_to_recordset(p_results) as r (
-        delivery uuid, attempt integer, outcome text, status integer, headers jsonb, body text, error text)
+        delivery uuid, attempt integer, outcome text, status integer, headers jsonb, body text, error text, started_ago_ms bigint)
     join orbhook.deliveries_open d on d.id = r.delivery and d.attempts = r.attempt
     left join orbhook.webhooks w on w.id = d.webhook_id
     cross join lateral (
@@ -109,8 +129,7 @@ begin
            r.duration_ms, r.connect_ms, r.first_byte_ms, left(r.address, 100), r.status,
            case when a.verdict = 'delivered' then null
                 when a.rate_limited then 'rate_limited'
-                when r.outcome = 'answered' then 'http'
-                else coalesce(r.error_class, 'internal') end,
+                else orbhook._error_class(r.outcome, r.status, r.error_class) end,
            left(a.reason, 2000), r.headers, r.body, coalesce(r.body_cut, false), false, v_period
     from jsonb_to_recordset(p_results) as r (
         delivery uuid, attempt integer, outcome text, started_ago_ms bigint, duration_ms integer, connect_ms integer,
@@ -127,14 +146,16 @@ begin
                                     when c.delivered > 0 then c.failed
                                     else s.consecutive_failures + c.failed end,
         failing_since = case when c.failed = 0 then null
-                             when c.delivered > 0 then v_now
-                             else coalesce(s.failing_since, v_now) end,
+                             when c.delivered > 0 or s.failing_since is null then v_now
+                             when s.last_failed_at < v_now - interval '1 day' then s.failing_since + (v_now - s.last_failed_at)
+                             else s.failing_since end,
+        last_failed_at = case when c.failed > 0 then v_now else s.last_failed_at end,
         paused_until = greatest(s.paused_until, v_now + make_interval(secs => c.pause_seconds)),
         pause_reason = coalesce(c.pause_reason, s.pause_reason)
     from (select a.webhook_id,
                  count(*) filter (where a.verdict = 'delivered') as delivered,
                  count(*) filter (where a.verdict in ('retry', 'message_permanent', 'endpoint_permanent')) as failed,
-                 max(orbhook._retry_after_seconds(orbhook._retry_delay_seconds(w.retry_delay, 1), a.after_seconds, 0))
+                 max(orbhook._pause_seconds(orbhook._retry_delay_seconds(w.retry_delay, 1), a.after_seconds))
                      filter (where a.pause) as pause_seconds,
                  max(a.reason) filter (where a.pause) as pause_reason
           from unnest(v_applied) a
@@ -144,7 +165,8 @@ begin
       and (c.failed > 0 or (c.delivered > 0 and s.failing_since is not null));
 
     perform orbhook._switch_off(a.webhook_id, a.reason) from unnest(v_applied) a where a.verdict = 'endpoint_permanent';
-    perform orbhook._switch_off_failing(array_agg(a.webhook_id)) from unnest(v_applied) a where a.verdict = 'retry' having count(*) > 0;
+    perform orbhook._switch_off_failing(array_agg(a.webhook_id)) from unnest(v_applied) a
+    where a.verdict in ('retry', 'message_permanent') having count(*) > 0;
 
     select array_agg(row(a.delivery_id,
                          case when a.verdict = 'delivered' then 'delivered' else 'failed' end,
@@ -159,17 +181,18 @@ begin
        or (a.verdict = 'retry'
            and (d.is_test
                 or (d.failures >= coalesce(w.max_retries, 0)
-                    and not (a.rate_limited and d.created_at > v_now - interval '24 hours'))));
+                    and not (a.rate_limited and coalesce(d.first_due_at, d.due_at) > v_now - interval '24 hours'))));
 
     update orbhook.deliveries_open d
     set lease_until = null, claimed_by = null, outcome_attempt = a.attempt,
         failures = d.failures + case when a.verdict = 'released' or a.spared then 0 else 1 end,
+        first_due_at = case when a.verdict = 'released' then d.first_due_at else coalesce(d.first_due_at, d.due_at) end,
         due_at = case when a.verdict = 'released' then d.due_at
                       else v_now + make_interval(secs => orbhook._retry_after_seconds(
                                orbhook._retry_delay_seconds(w.retry_delay, d.failures + 1), a.after_seconds, random())) end,
         last_status_code = coalesce(r.status, case when a.verdict = 'released' then d.last_status_code end),
         last_error = coalesce(a.reason, d.last_error)
-    from (select u.*, u.rate_limited and o.created_at > v_now - interval '24 hours' as spared
+    from (select u.*, u.rate_limited and coalesce(o.first_due_at, o.due_at) > v_now - interval '24 hours' as spared
           from unnest(v_applied) u
           join orbhook.deliveries_open o on o.id = u.delivery_id) a
     join jsonb_to_recordset(p_results) as r (delivery uuid, attempt integer, status integer)
@@ -178,16 +201,7 @@ begin
     where d.id = a.delivery_id
       and d.id <> all (coalesce((select array_agg(e.delivery_id) from unnest(v_endings) e), '{}'));
 
-    perform orbhook._report('DELIVERY_FAILED', f.webhook_id, jsonb_build_object(
-                'delivery', f.id, 'event', f.event_id, 'failedEventType', f.event_type, 'attempts', f.attempts,
-                'statusCode', f.last_status_code, 'reason', f.last_error))
-    from (select distinct on (d.webhook_id) d.webhook_id, d.id, d.event_id, t.event_type, d.attempts, e.last_status_code, e.last_error
-          from unnest(v_endings) e
-          join orbhook.deliveries_open d on d.id = e.delivery_id
-          join orbhook.events t on t.id = d.event_id
-          where e.status = 'failed' and not d.is_test and t.event_type not in ('WEBHOOK_DISABLED', 'DELIVERY_FAILED')
-          order by d.webhook_id, d.id) f;
-
+    perform orbhook._report_failures(v_endings);
     perform orbhook._finish(v_endings);
 
     return query
@@ -225,7 +239,7 @@ begin
         update orbhook.attempts t
         set late = true, duration_ms = v_result.duration_ms, connect_ms = v_result.connect_ms,
             first_byte_ms = v_result.first_byte_ms, address = left(v_result.address, 100), status_code = v_result.status,
-            error_class = case when v_result.outcome = 'answered' then 'http' else coalesce(v_result.error_class, 'internal') end,
+            error_class = orbhook._error_class(v_result.outcome, v_result.status, v_result.error_class),
             error = coalesce(left(v_result.error, 2000), 'the answer came after the lease had ended'),
             response_headers = v_result.headers, response_body = v_result.body, body_cut = coalesce(v_result.body_cut, false)
         where t.delivery_id = v_result.delivery and t.number = v_result.attempt and t.error_class = 'unknown';
@@ -236,7 +250,7 @@ begin
             select v_result.delivery, v_result.attempt, v_result.webhook_id, p_sidecar,
                    p_now - make_interval(secs => least(greatest(coalesce(v_result.started_ago_ms, 0), 0), 86400000) / 1000.0),
                    v_result.duration_ms, v_result.connect_ms, v_result.first_byte_ms, left(v_result.address, 100), v_result.status,
-                   case when v_result.outcome = 'answered' then 'http' else coalesce(v_result.error_class, 'internal') end,
+                   orbhook._error_class(v_result.outcome, v_result.status, v_result.error_class),
                    coalesce(left(v_result.error, 2000), 'the answer came after the delivery had ended'),
                    v_result.headers, v_result.body, coalesce(v_result.body_cut, false), true, orbhook._period()
             where not exists (select from orbhook.attempts t

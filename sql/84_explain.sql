@@ -110,7 +110,7 @@ begin
         select greatest(v_now, q.paused_until, q.next_send_at)
                + make_interval(secs => coalesce(
                      (select count(*) from orbhook.deliveries_open o where o.webhook_id = w.id and o.due_at <= v_now)
-                     / w.rate_limit_per_second, 0)::double precision) as send_at
+                     * orbhook._spacing_seconds(w.rate_limit_per_second), 0)) as send_at
         where r.method is not null and not w.paused) t on true
     order by w.name, w.id;
 end

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) const CONCURRENCY_DEFAULT: u32 = 256;
+pub(crate) const CONCURRENCY_DEFAULT: u32 = 512;
 pub(crate) const CLAIM_BATCH_DEFAULT: u32 = 200;
 pub(crate) const POLL_MS_DEFAULT: u64 = 1000;
 pub(crate) const SHUTDOWN_GRACE_SECONDS_DEFAULT: u64 = 20;

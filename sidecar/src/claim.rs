@@ -3,7 +3,10 @@
 use std::{pin::Pin, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
 
 const CLAIM: &str = "\
 SELECT delivery_id, attempt, webhook_id, event_type, headers, body, secrets, timeout_ms, lease_ms, send_after_ms
-FROM orbhook.claim($1, $2, $3)";
+FROM orbhook.claim($1, $2, $3, $4, $5, $6, $7)";
 
 /// What one claim brought.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct Claimed {
     pub(crate) unreadable: Vec<Finished>,
     /// Where the next claim goes on, so that every webhook has its turn.
     pub(crate) last_webhook: Option<Uuid>,
+    /// From asking to having it: commit and way back included.
+    pub(crate) took: Duration,
 }
 
 impl Claimed {
@@ -40,6 +45,12 @@ impl Claimed {
 pub(crate) struct ClaimRequest {
     pub(crate) batch: usize,
     pub(crate) after: Option<Uuid>,
+    /// Paced requests are to be sent no sooner than so long after the claim: it will not be back before.
+    pub(crate) lead: Duration,
+    /// The most deliveries of one webhook to hold,
+    pub(crate) share: usize,
+    /// and what is held, of which webhooks.
+    pub(crate) held: Vec<(Uuid, usize)>,
 }
 
 /// The link comes back with what it brought; None when the claim did not happen.
@@ -108,7 +119,7 @@ async fn claim_once(
     }
     let current = *registration.borrow();
     let Some(sidecar) = current else { return (link, None) };
-    match claim(link.connected().await, sidecar, request.batch, request.after).await {
+    match claim(link.connected().await, sidecar, &request).await {
         Ok(claimed) => {
             link.worked();
             (link, Some(claimed))
@@ -120,22 +131,37 @@ async fn claim_once(
     }
 }
 
-/// Leases up to `batch` due deliveries to `sidecar`.
-async fn claim(db: &Db, sidecar: Uuid, batch: usize, after: Option<Uuid>) -> Result<Claimed, DatabaseError> {
-    let batch = i32::try_from(batch).unwrap_or(i32::MAX);
+/// Leases due deliveries to `sidecar`.
+async fn claim(db: &Db, sidecar: Uuid, request: &ClaimRequest) -> Result<Claimed, DatabaseError> {
+    let to_i32 = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let batch = to_i32(request.batch);
+    let lead_ms = i32::try_from(request.lead.as_millis()).unwrap_or(i32::MAX);
+    let share = to_i32(request.share);
+    let (webhooks, counts): (Vec<Uuid>, Vec<i32>) =
+        request.held.iter().map(|(webhook, count)| (*webhook, to_i32(*count))).unzip();
+    let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
+        (&sidecar, Type::UUID),
+        (&batch, Type::INT4),
+        (&request.after, Type::UUID),
+        (&lead_ms, Type::INT4),
+        (&share, Type::INT4),
+        (&webhooks, Type::UUID_ARRAY),
+        (&counts, Type::INT4_ARRAY),
+    ];
     let asked_at = Instant::now();
-    let rows = db.query(CLAIM, &[(&sidecar, Type::UUID), (&batch, Type::INT4), (&after, Type::UUID)]).await?;
+    let rows = db.query(CLAIM, &parameters).await?;
     let returned_at = Instant::now();
     let mut claimed = Claimed {
         sidecar,
         deliveries: Vec::with_capacity(rows.len()),
         unreadable: Vec::new(),
         last_webhook: None,
+        took: returned_at - asked_at,
     };
     for row in &rows {
         let ticket = read_ticket(row, sidecar)?;
         claimed.last_webhook = Some(ticket.webhook);
-        match read_delivery(row, ticket, asked_at, returned_at) {
+        match read_delivery(row, ticket, asked_at) {
             Ok(delivery) => claimed.deliveries.push(delivery),
             Err(reason) => {
                 let fault =
@@ -155,12 +181,7 @@ fn read_ticket(row: &Row, sidecar: Uuid) -> Result<Ticket, DatabaseError> {
 }
 
 /// Errors name the column and never its value: headers and secrets are in here.
-fn read_delivery(
-    row: &Row,
-    ticket: Ticket,
-    asked_at: Instant,
-    returned_at: Instant,
-) -> Result<Delivery, String> {
+fn read_delivery(row: &Row, ticket: Ticket, asked_at: Instant) -> Result<Delivery, String> {
     let text = |index: usize, column: &str| {
         row.try_get::<_, String>(index).map_err(|_| format!("{column} is not text"))
     };
@@ -168,7 +189,10 @@ fn read_delivery(
         let value = row.try_get::<_, i32>(index).map_err(|_| format!("{column} is not an integer"))?;
         u64::try_from(value).map(Duration::from_millis).map_err(|_| format!("{column} is negative"))
     };
-    let send_after = milliseconds(9, "send_after_ms")?;
+    let send_after = match row.try_get::<_, Option<i32>>(9) {
+        Ok(None) => None,
+        _ => Some(milliseconds(9, "send_after_ms")?),
+    };
     Ok(Delivery {
         ticket,
         event_type: text(3, "event_type")?,
@@ -179,9 +203,9 @@ fn read_delivery(
             .map_err(|_| "secrets are not as agreed".to_owned())?,
         timeout: milliseconds(7, "timeout_ms")?,
         lease_until: asked_at + milliseconds(8, "lease_ms")?,
-        // The moment the database gave out lies between these two. Other sidecars count from it as well, and the statement's way
-        // there is short and even, while its work and its way back are neither.
-        send_at: (asked_at + send_after).max(returned_at),
-        is_paced: !send_after.is_zero(),
+        // Counted from when the claim was asked for, not from when it came back: other sidecars count from the database's moment
+        // as well, and the statement's way there is short and even, while its work, its commit and its way back are neither.
+        send_at: asked_at + send_after.unwrap_or_default(),
+        is_paced: send_after.is_some(),
     })
 }

@@ -220,7 +220,7 @@ mod tests {
         let typed = run(&[]).unwrap();
         let built = Config::for_database("postgres://u:CANARY@h/d").unwrap();
         assert_eq!(format!("{typed:?}"), format!("{built:?}"));
-        assert_eq!((built.concurrency, built.claim_batch), (256, 200));
+        assert_eq!((built.concurrency, built.claim_batch), (512, 200));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) struct Delivery {
     pub(crate) lease_until: Instant,
     /// Pacing: not before this.
     pub(crate) send_at: Instant,
-    /// That moment was given out for it alone: it is not to be sent much later either.
+    /// That moment was given out for it alone: it is not to be sent much later either. False: there is no rate limit.
     pub(crate) is_paced: bool,
 }
 
@@ -53,6 +53,10 @@ pub(crate) struct Secrets(BTreeMap<String, Secret>);
 impl Secrets {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(Secret::expose)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, secret)| (name.as_str(), secret.expose()))
     }
 }
 

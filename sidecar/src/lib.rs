@@ -33,6 +33,7 @@ mod graphql;
 mod idle;
 mod link;
 mod log;
+mod redact;
 mod resolve;
 mod send;
 mod settle;

@@ -2,7 +2,7 @@
 //!
 //! Infallible on purpose: a refused connection is a fact about the endpoint, not an error of this program.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use reqwest::{
     Method, Request, Response,
@@ -17,6 +17,7 @@ use crate::{
     delivery::{Answer, Delivery, ErrorClass, Fault, Finished, HeaderTemplate, Outcome, Secrets, Wire},
     dial::{self, Trace},
     fault::{self, Phase},
+    redact::Redactor,
     sign::sign,
 };
 
@@ -50,7 +51,7 @@ pub(crate) async fn send(http: &HttpClient, delivery: &Delivery, unix_seconds: i
             if let Some(ip) = literal_address(request.url()) {
                 trace.set_address(ip);
             }
-            let exchange = exchange(http, request, delivery.timeout, deadline, &trace, &mut wire);
+            let exchange = exchange(http, request, delivery, deadline, &trace, &mut wire);
             let exchanged = dial::traced(Arc::clone(&trace), exchange).await;
             let dialled = trace.dialled();
             wire.address = wire.address.or_else(|| dialled.address(port));
@@ -67,13 +68,13 @@ pub(crate) async fn send(http: &HttpClient, delivery: &Delivery, unix_seconds: i
 async fn exchange(
     http: &HttpClient,
     request: Request,
-    timeout: Duration,
+    delivery: &Delivery,
     deadline: Instant,
     trace: &Trace,
     wire: &mut Wire,
 ) -> Result<Answer, Fault> {
     let started = Instant::now();
-    let timeout_seconds = timeout.as_secs_f64();
+    let timeout_seconds = delivery.timeout.as_secs_f64();
     let phase = || if trace.dialled().is_unfinished() { Phase::Connect } else { Phase::FirstByte };
     let mut response = match timeout_at(deadline, http.client.execute(request)).await {
         Ok(Ok(response)) => response,
@@ -85,13 +86,15 @@ async fn exchange(
 
     let status = response.status().as_u16();
     let phase = Phase::Body { status };
-    let headers = record_headers(response.headers());
+    let redactor = Redactor::new(&delivery.secrets);
+    let headers = record_headers(response.headers(), &redactor);
     let (body, unread) = match timeout_at(deadline, read_body(&mut response)).await {
         Ok(Ok(read)) => read,
         Ok(Err(error)) => return Err(fault::classify(&error.without_url(), phase, timeout_seconds)),
         Err(_) => return Err(fault::timed_out(phase, timeout_seconds)),
     };
-    let (body, cut) = clean(&body, BODY_RECORDED_BYTES_MAX);
+    let body = redactor.redact(String::from_utf8_lossy(&body));
+    let (body, cut) = clean(body.as_bytes(), BODY_RECORDED_BYTES_MAX);
     Ok(Answer { status, headers, body, body_cut: cut || unread })
 }
 
@@ -109,7 +112,7 @@ async fn read_body(response: &mut Response) -> Result<(Vec<u8>, bool), reqwest::
     Ok((body, false))
 }
 
-fn record_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+fn record_headers(headers: &HeaderMap, redactor: &Redactor) -> BTreeMap<String, String> {
     headers
         .keys()
         .map(HeaderName::as_str)
@@ -119,7 +122,8 @@ fn record_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
         })
         .take(HEADERS_RECORDED_MAX)
         .filter_map(|name| {
-            let (value, _) = clean(headers.get(name)?.as_bytes(), HEADER_RECORDED_BYTES_MAX);
+            let value = redactor.redact(String::from_utf8_lossy(headers.get(name)?.as_bytes()));
+            let (value, _) = clean(value.as_bytes(), HEADER_RECORDED_BYTES_MAX);
             Some((name.to_owned(), value))
         })
         .collect()
@@ -170,8 +174,11 @@ fn fill(template: &HeaderTemplate, secrets: &Secrets) -> Result<(HeaderName, Hea
 
 fn sign_request(headers: &mut HeaderMap, delivery: &Delivery, unix_seconds: i64) -> Result<(), Fault> {
     let id = delivery.ticket.delivery.to_string();
-    let secrets: Vec<&str> =
-        ["signing", "signing.previous"].iter().filter_map(|name| delivery.secrets.get(name)).collect();
+    let current = delivery.secrets.get("signing").ok_or_else(|| {
+        let reason = "the webhook has no signing secret; make one with orbhook_rotate_secret";
+        Fault::new(ErrorClass::Secret, reason)
+    })?;
+    let secrets = [Some(current), delivery.secrets.get("signing.previous")].into_iter().flatten();
     let signature = sign(secrets, &id, unix_seconds, delivery.body.as_bytes()).map_err(|bad| {
         Fault::new(ErrorClass::Secret, format!("{bad}; set another with orbhook_rotate_secret"))
     })?;
@@ -182,12 +189,9 @@ fn sign_request(headers: &mut HeaderMap, delivery: &Delivery, unix_seconds: i64)
     ];
     for (name, value) in values {
         headers.remove(name);
-        // Empty: the webhook has no signing secret.
-        if let Ok(value) = HeaderValue::try_from(value)
-            && !value.is_empty()
-        {
-            headers.insert(name, value);
-        }
+        let value = HeaderValue::try_from(value)
+            .map_err(|_| Fault::new(ErrorClass::Internal, format!("{name} cannot be set as a header")))?;
+        headers.insert(name, value);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! come back as events.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     panic::AssertUnwindSafe,
     time::{Duration, SystemTime},
 };
@@ -42,6 +42,10 @@ const LEASE_RESERVE: Duration = Duration::from_secs(5);
 /// sidecars, so what is sent near them is spaced too; what was held up (a process that was stopped, slots that were full) would
 /// arrive in a bunch, among those that others send on time. Long enough for a busy machine's timers.
 const PACE_LATE_MAX: Duration = Duration::from_millis(40);
+
+/// A claim that takes longer than this makes the next ones ask for later moments; shorter ones are within what may be late.
+const LEAD_MIN: Duration = Duration::from_millis(20);
+const LEAD_MAX: Duration = Duration::from_secs(5);
 
 /// A wake connection that is alive speaks once per poll. This much later the worker polls by itself.
 const SILENCE_SLACK: Duration = Duration::from_millis(250);
@@ -163,6 +167,9 @@ struct Worker {
     found_since_sleep: bool,
     /// Goes on where the last claim stopped.
     cursor: Option<Uuid>,
+    lead: Lead,
+    /// Claimed and not yet over, by webhook.
+    held: HashMap<Uuid, usize>,
 
     /// Paced, by the time they may be sent. The number tells two of one moment apart.
     delayed: BTreeMap<(Instant, u64), Delivery>,
@@ -198,6 +205,8 @@ impl Worker {
             last_found: now.checked_sub(LINGER).unwrap_or(now),
             found_since_sleep: false,
             cursor: None,
+            lead: Lead::default(),
+            held: HashMap::new(),
             delayed: BTreeMap::new(),
             delayed_count: 0,
             ready_to_send: VecDeque::new(),
@@ -221,11 +230,23 @@ impl Worker {
         self.wants_claim = false;
         self.claim_at = None;
         self.silent_at = now + self.poll + SILENCE_SLACK;
-        Some(ClaimRequest { batch, after: self.cursor })
+        Some(ClaimRequest {
+            batch,
+            after: self.cursor,
+            lead: self.lead.get(),
+            share: (self.free_slots() / 2).max(1),
+            held: self.held.iter().map(|(webhook, count)| (*webhook, *count)).collect(),
+        })
     }
 
+    fn free_slots(&self) -> usize {
+        self.concurrency.saturating_sub(self.sends.len() + self.ready_to_send.len())
+    }
+
+    /// Never more than half of the free slots at once: the share of a webhook is counted against what is free before the claim,
+    /// and many webhooks together must not fill the house in one go either.
     fn room(&self) -> usize {
-        let slots = self.concurrency.saturating_sub(self.sends.len() + self.ready_to_send.len());
+        let slots = self.free_slots().div_ceil(2);
         let delayed = (DELAYED_CLAIMS_MAX * self.claim_batch).saturating_sub(self.delayed.len());
         let unsettled = (self.concurrency + UNSETTLED_MAX).saturating_sub(self.unsettled);
         self.claim_batch.min(slots).min(delayed).min(unsettled)
@@ -254,6 +275,7 @@ impl Worker {
             self.wants_claim = true;
             return;
         };
+        self.lead.note(claimed.took);
         if claimed.is_empty() {
             if now.duration_since(self.last_found) < LINGER {
                 self.claim_at = Some(now + LINGER_CLAIM);
@@ -277,9 +299,11 @@ impl Worker {
     fn take_in(&mut self, claimed: Claimed, now: Instant) {
         let is_current = self.sidecar == Some(claimed.sidecar);
         for finished in claimed.unreadable {
+            self.hold(finished.ticket.webhook);
             self.finish(finished);
         }
         for delivery in claimed.deliveries {
+            self.hold(delivery.ticket.webhook);
             if !is_current {
                 self.finish(Finished::released(delivery.ticket, now));
             } else if delivery.send_at > now {
@@ -351,7 +375,21 @@ impl Worker {
         }
     }
 
+    fn hold(&mut self, webhook: Uuid) {
+        *self.held.entry(webhook).or_default() += 1;
+    }
+
+    fn let_go(&mut self, webhook: Uuid) {
+        if let Some(held) = self.held.get_mut(&webhook) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&webhook);
+            }
+        }
+    }
+
     fn finish(&mut self, finished: Finished) {
+        self.let_go(finished.ticket.webhook);
         self.unsettled += 1;
         // The receiver is gone only when the settling task has panicked; the lease then brings the delivery back.
         if self.results.send(finished).is_err() {
@@ -413,6 +451,25 @@ impl Worker {
             }
         }
         tracing::info!(is_clean, "stopped");
+    }
+}
+
+/// How long claims take to come back: the longest of late, forgotten by and by.
+///
+/// A moment for sending that has passed when the claim is back is lost. With slow commits (a synchronous standby far away) every
+/// first moment would be, and a webhook with a low limit would never be served.
+#[derive(Debug, Default)]
+struct Lead {
+    longest: Duration,
+}
+
+impl Lead {
+    fn note(&mut self, took: Duration) {
+        self.longest = took.max(self.longest * 7 / 8);
+    }
+
+    fn get(&self) -> Duration {
+        if self.longest < LEAD_MIN { Duration::ZERO } else { (self.longest * 5 / 4).min(LEAD_MAX) }
     }
 }
 

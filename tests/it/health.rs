@@ -21,6 +21,55 @@ async fn a_webhook_without_success_for_five_days_is_switched_off_and_keeps_what_
 }
 
 #[tokio::test]
+async fn days_in_which_nothing_was_tried_do_not_count() {
+    let (database, claimer, webhook) = with(json!({"maxRetries": 10})).await;
+    fail_once(&database, &claimer).await;
+    age_failures(&database, "6 days").await;
+    database
+        .execute("update orbhook.webhook_state set last_failed_at = last_failed_at - interval '6 days'")
+        .await;
+    fail_once(&database, &claimer).await;
+    assert!(is_active(&database, webhook).await, "two failures in six days are not six days of trying");
+    age_failures(&database, "5 days 1 minute").await;
+    fail_once(&database, &claimer).await;
+    assert!(!is_active(&database, webhook).await);
+}
+
+#[tokio::test]
+async fn messages_that_are_refused_for_good_count_as_well() {
+    let (database, claimer, webhook) = with(json!({"providerType": "SLACK", "maxRetries": 10})).await;
+    for age in ["5 days 1 minute", "0"] {
+        assert!(is_active(&database, webhook).await);
+        database.emit("USER_CREATED", json!({})).await;
+        let claimed = claimer.claim(&database, 1).await.remove(0);
+        let mut result = orbhook_tests::answered(&claimed, 400, json!({}));
+        result["body"] = json!("invalid_payload");
+        claimer.settle(&database, json!([result])).await;
+        age_failures(&database, age).await;
+    }
+    assert!(!is_active(&database, webhook).await);
+}
+
+#[tokio::test]
+async fn a_delivery_that_fails_before_it_is_sent_is_reported_too() {
+    let (database, claimer, _) = with(json!({"providerType": "ZAPIER"})).await;
+    let mut config = generic("http://127.0.0.1:9/operator");
+    config["subscribedEvents"] = json!(["DELIVERY_FAILED"]);
+    let operator = database.create_webhook(config.clone()).await;
+    config["active"] = json!(false);
+    let inactive = database.create_webhook(config).await;
+    let deep = format!("{}1{}", "{\"a\":".repeat(200), "}".repeat(200));
+    database.execute(&format!("select orbhook_emit('USER_CREATED', '{deep}')")).await;
+    assert!(claimer.claim(&database, 10).await.is_empty());
+    let reports = claim_for(&database, &claimer, operator).await;
+    assert_eq!(reports.len(), 1);
+    assert!(reports[0].body.contains("nested"), "{}", reports[0].body);
+    let skipped: Value =
+        database.one("select skipped from orbhook.events where event_type = 'DELIVERY_FAILED'", &[]).await;
+    assert_eq!(skipped, json!([{"webhook": inactive.to_string(), "reason": "inactive"}]));
+}
+
+#[tokio::test]
 async fn zero_days_means_never() {
     let (database, claimer, webhook) = with(json!({"maxRetries": 10})).await;
     let name = database.name();

@@ -56,6 +56,40 @@ async fn healthy_webhooks_are_served_while_bad_ones_are_stuck() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_never_answer_do_not_take_every_slot() {
+    const HANGING: usize = 20;
+
+    let database = Database::new().await;
+    let receiver = Receiver::start().await;
+    receiver.answer("/silent", Answer::hang());
+    for number in 0..HANGING {
+        let mut config = subscribed(&receiver.url("/silent"), "USER_ACTION");
+        // One of them would take every slot by itself.
+        config["maxInFlight"] = json!(if number == 0 { 1_000 } else { 10 });
+        config["rateLimit"] = json!(null);
+        config["timeoutSeconds"] = json!(30);
+        database.create_webhook(config).await;
+    }
+    database.create_webhook(subscribed(&receiver.url("/healthy/"), "PAYMENT_RECEIVED")).await;
+    database.execute("select orbhook_emit('USER_ACTION', '{}') from generate_series(1, 200)").await;
+    let _sidecar = Sidecar::start_with(&database, |config| config.concurrency = 64).await;
+    wait_until("the silent ones to have their share", HEALTHY_DEADLINE, async || {
+        (count(&receiver, "/silent") >= 2 * HANGING).then_some(())
+    })
+    .await;
+
+    for _ in 0..20 {
+        database.emit("PAYMENT_RECEIVED", json!({})).await;
+    }
+    wait_until("every healthy delivery", HEALTHY_DEADLINE, async || {
+        (count(&receiver, "/healthy/") == 20).then_some(())
+    })
+    .await;
+    let ended = "select count(*) from orbhook.attempts where status_code is null";
+    assert_eq!(database.one::<i64>(ended, &[]).await, 0, "no silent one has timed out meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_over_its_pace_holds_no_slot() {
     let database = Database::new().await;
     let receiver = Receiver::start().await;

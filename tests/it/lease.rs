@@ -156,17 +156,20 @@ async fn no_more_than_max_in_flight_are_leased_over_all_sidecars() {
 }
 
 #[tokio::test]
-async fn tokens_are_spaced_and_handed_out_for_one_second_ahead() {
+async fn tokens_are_spaced_and_handed_out_for_a_quarter_of_a_second_ahead() {
     let database = Database::new().await;
-    webhook(&database, json!({"rateLimit": 4, "maxInFlight": 100})).await;
+    webhook(&database, json!({"rateLimit": 16, "maxInFlight": 100})).await;
     database.execute("select orbhook_emit('USER_LOGIN', '{}') from generate_series(1, 20)").await;
     let claimer = Claimer::register(&database).await;
     let waits: Vec<i32> =
         claimer.claim(&database, 100).await.iter().map(|claimed| claimed.send_after_ms).collect();
-    assert_eq!(waits, [0, 250, 500, 750, 1000]);
+    assert_eq!(waits, [0, 63, 125, 188, 250]);
     assert!(
-        Claimer::register(&database).await.claim(&database, 100).await.is_empty(),
-        "the second is given away"
+        Claimer::register(&database).await.claim(&database, 1).await.is_empty()
+            || database
+                .one::<bool>("select max(next_send_at) > clock_timestamp() from orbhook.webhook_state", &[])
+                .await,
+        "what is given away is not given away again"
     );
     let failures: i64 = database.one("select sum(failures) from orbhook.deliveries", &[]).await;
     assert_eq!(failures, 0, "waiting is no failure");
@@ -238,6 +241,15 @@ async fn deleting_a_webhook_cancels_what_is_pending_also_what_is_committed_after
     assert_eq!(look(&database, &claimer).await, Some(0));
     assert!(claimer.claim(&database, 10).await.is_empty());
     assert_eq!(database.one::<i64>(cancelled, &[]).await, 3);
+
+    // A test call as well, which goes out past every other rule.
+    let webhook = self::webhook(&database, json!({})).await;
+    emitter.execute(&format!("begin; select orbhook_test_webhook('{webhook}')")).await;
+    database.execute(&format!("select orbhook_delete_webhook('{webhook}')")).await;
+    emitter.execute("commit").await;
+    assert!(claimer.claim(&database, 10).await.is_empty());
+    assert_eq!(database.one::<i64>(cancelled, &[]).await, 4);
+    assert_eq!(look(&database, &claimer).await, None);
     assert_eq!(look(&database, &claimer).await, None);
 }
 
@@ -246,12 +258,97 @@ async fn what_is_older_than_max_age_is_cancelled_instead_of_sent() {
     let database = Database::new().await;
     webhook(&database, json!({"maxAgeSeconds": 60})).await;
     database.emit("USER_CREATED", json!({"n": 1})).await;
-    database.execute("update orbhook.deliveries set created_at = created_at - interval '61 seconds'").await;
+    database.execute("update orbhook.deliveries set due_at = due_at - interval '61 seconds'").await;
     database.emit("USER_CREATED", json!({"n": 2})).await;
-    let claimed = Claimer::register(&database).await.claim(&database, 10).await;
+    let claimer = Claimer::register(&database).await;
+    let claimed = claimer.claim(&database, 10).await;
     assert_eq!(claimed.len(), 1);
+    look(&database, &claimer).await;
     let reason = "select last_error from orbhook.deliveries where status = 'cancelled'";
     assert_eq!(database.one::<String>(reason, &[]).await, "older than maxAgeSeconds");
+}
+
+#[tokio::test]
+async fn what_is_too_old_takes_no_send_time_from_what_is_not() {
+    let database = Database::new().await;
+    webhook(&database, json!({"maxAgeSeconds": 60, "rateLimit": 1})).await;
+    database.execute("select orbhook_emit('USER_CREATED', '{}') from generate_series(1, 1000)").await;
+    database.execute("update orbhook.deliveries set due_at = due_at - interval '61 seconds'").await;
+    let event = database.emit("USER_CREATED", json!({})).await;
+    let claimed = Claimer::register(&database).await.claim(&database, 10).await;
+    let fresh: Uuid = database.one("select id from orbhook.deliveries where event_id = $1", &[&event]).await;
+    assert_eq!(claimed.iter().map(|claimed| claimed.delivery).collect::<Vec<_>>(), [fresh]);
+}
+
+#[tokio::test]
+async fn the_age_counts_from_when_it_was_first_due_and_again_from_a_retry_by_hand() {
+    let database = Database::new().await;
+    webhook(&database, json!({"maxAgeSeconds": 60, "retryDelay": 30, "maxRetries": 100})).await;
+    let claimer = Claimer::register(&database).await;
+    // Emitted long before it is due.
+    let later = "select orbhook_emit('USER_CREATED', '{}', deliver_at => clock_timestamp() + interval '1 hour');
+                 update orbhook.deliveries set created_at = created_at - interval '1 hour', due_at = due_at - interval '1 hour'";
+    database.execute(later).await;
+    look(&database, &claimer).await;
+    let mut claimed = claimer.claim(&database, 10).await;
+    assert_eq!(claimed.len(), 1);
+    claimer.answer(&database, &claimed.remove(0), 500, json!({})).await;
+
+    // Its retry is due too late.
+    let age = "update orbhook.deliveries_open set due_at = clock_timestamp(), first_due_at = first_due_at - interval '61 seconds'";
+    database.execute(age).await;
+    assert!(claimer.claim(&database, 10).await.is_empty());
+    look(&database, &claimer).await;
+    assert_eq!(database.one::<String>("select status from orbhook.deliveries", &[]).await, "cancelled");
+
+    assert!(database.one::<bool>("select orbhook_retry(id) from orbhook.deliveries", &[]).await);
+    look(&database, &claimer).await;
+    assert_eq!(claimer.claim(&database, 10).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_older_transaction_that_commits_late_does_not_lift_the_in_flight_cap() {
+    let database = Database::new().await;
+    webhook(&database, json!({"maxInFlight": 3, "rateLimit": null})).await;
+    let older = database.connect().await;
+    older.execute("begin; select orbhook_emit('USER_CREATED', '{}') from generate_series(1, 3)").await;
+    database.execute("select orbhook_emit('USER_CREATED', '{}') from generate_series(1, 3)").await;
+    let claimer = Claimer::register(&database).await;
+    let claimed = claimer.claim(&database, 10).await;
+    assert_eq!(claimed.len(), 3);
+    older.execute("commit").await;
+    let held = "select count(*) from orbhook.claim($1, 10, null, 0, 100, array[$2::uuid], array[3])";
+    assert_eq!(database.one::<i64>(held, &[&claimer.id, &claimed[0].webhook]).await, 0);
+    let held = "select count(*) from orbhook.claim($1, 10, null, 0, 100, array[$2::uuid], array[2])";
+    assert_eq!(database.one::<i64>(held, &[&claimer.id, &claimed[0].webhook]).await, 1);
+}
+
+#[tokio::test]
+async fn a_sidecar_gets_no_more_of_one_webhook_than_its_share() {
+    let (database, webhook) = with_events(20).await;
+    let claimer = Claimer::register(&database).await;
+    let claim =
+        "select count(*) from orbhook.claim($1, 100, null, 0, 8, array[$2::uuid], array[$3::integer])";
+    let mut held = 0;
+    for expected in [8, 0] {
+        let got: i64 = database.one(claim, &[&claimer.id, &webhook, &held]).await;
+        assert_eq!(got, expected);
+        held += i32::try_from(got).unwrap();
+    }
+    assert_eq!(database.one::<i64>(claim, &[&claimer.id, &webhook, &6]).await, 2);
+}
+
+#[tokio::test]
+async fn a_claim_that_takes_long_gets_moments_that_are_still_to_come() {
+    let database = Database::new().await;
+    webhook(&database, json!({"rateLimit": 10, "maxInFlight": 100})).await;
+    webhook(&database, json!({"rateLimit": null})).await;
+    database.emit("USER_CREATED", json!({})).await;
+    let claimer = Claimer::register(&database).await;
+    let moments = "select coalesce(send_after_ms, -1) from orbhook.claim($1, 10, null, 900) order by 1";
+    let moments: Vec<i32> =
+        database.rows(moments, &[&claimer.id]).await.iter().map(|row| row.get(0)).collect();
+    assert_eq!(moments, [-1, 900], "without a limit there is nothing to wait for");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod config_errors; // what orbhook_create_webhook refuses
 mod crash; // a server that dies under a working sidecar
 mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
+mod echo; // a receiver that repeats what it was sent gives nothing away
 mod emit_errors; // what orbhook_emit refuses
 mod explain; // what is explained is what then happens
 mod filter; // which events pass a filter

@@ -22,7 +22,7 @@ pub struct Claimed {
     pub secrets: Value,
     /// Milliseconds.
     pub lease_ms: i32,
-    /// Milliseconds.
+    /// Milliseconds; 0 as well when the webhook has no limit.
     pub send_after_ms: i32,
 }
 
@@ -52,7 +52,7 @@ impl Claimer {
                 body: row.get("body"),
                 secrets: serde_json::from_str(row.get("secrets")).expect("secrets are a JSON object"),
                 lease_ms: row.get("lease_ms"),
-                send_after_ms: row.get("send_after_ms"),
+                send_after_ms: row.get::<_, Option<i32>>("send_after_ms").unwrap_or(0),
             })
             .collect()
     }
@@ -80,7 +80,7 @@ impl Claimer {
 pub fn answered(claimed: &Claimed, status: u16, headers: Value) -> Value {
     json!({
         "delivery": claimed.delivery.to_string(), "attempt": claimed.attempt, "outcome": "answered",
-        "started_ago_ms": 20, "duration_ms": 12, "first_byte_ms": 11, "address": "127.0.0.1:80",
+        "started_ago_ms": 0, "duration_ms": 12, "first_byte_ms": 11, "address": "127.0.0.1:80",
         "status": status, "headers": headers, "body": "", "body_cut": false,
     })
 }

@@ -38,8 +38,8 @@ const FILTER_CHARS_MAX: usize = 4_000;
 const RETRIES_MAX: u32 = 100;
 const TIMEOUT_SECONDS_MAX: u32 = 30;
 const IN_FLIGHT_MAX: u32 = 1_000;
-/// The largest `integer` of PostgreSQL, 68 years.
-const AGE_SECONDS_MAX: u32 = i32::MAX as u32;
+/// Ten years, as the column's constraint has it.
+const AGE_SECONDS_MAX: u32 = 315_360_000;
 const RATE_PER_SECOND: std::ops::RangeInclusive<f64> = 0.01..=10_000.0;
 
 const REQUIRED: &[&str] = &["name", "providerType", "endpoint", "subscribedEvents"];
@@ -182,10 +182,8 @@ pub fn validate(config: &str, current: Option<&Current>) -> Result<Webhook, Conf
         secrets: BTreeMap::new(),
     };
     set_provider(&mut webhook, &keys, endpoint, current)?;
-    match secret::signing(&keys, current)? {
-        Some(Given::Set(signing)) => _ = webhook.secrets.insert("signing".to_owned(), Some(signing)),
-        Some(Given::Remove) => _ = webhook.secrets.insert("signing".to_owned(), None),
-        Some(Given::Keep) | None => {}
+    if let Some(Given::Set(signing)) = secret::signing(&keys, current)? {
+        webhook.secrets.insert("signing".to_owned(), Some(signing));
     }
     Ok(webhook)
 }

@@ -8,6 +8,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use orbhook_address::{Policy, parse_networks};
@@ -49,8 +50,9 @@ fn local() -> HttpClient {
     client("127.0.0.0/8,::1/128", &[("hooks.test", &["127.0.0.1"])])
 }
 
-fn delivery(secrets: serde_json::Value, headers: serde_json::Value) -> Delivery {
+fn delivery(mut secrets: serde_json::Value, headers: serde_json::Value) -> Delivery {
     let now = Instant::now();
+    secrets.as_object_mut().unwrap().entry("signing").or_insert_with(|| SECRET.into());
     let ids = Uuid::from_u128(0xfeed);
     Delivery {
         ticket: Ticket { delivery: ids, attempt: 1, webhook: ids, sidecar: ids },
@@ -66,7 +68,7 @@ fn delivery(secrets: serde_json::Value, headers: serde_json::Value) -> Delivery 
 }
 
 async fn post(http: &HttpClient, url: &str) -> Finished {
-    let delivery = delivery(serde_json::json!({"endpoint": url, "signing": SECRET}), serde_json::json!([]));
+    let delivery = delivery(serde_json::json!({"endpoint": url}), serde_json::json!([]));
     send(http, &delivery, NOW).await
 }
 
@@ -224,7 +226,17 @@ async fn a_content_type_of_the_provider_replaces_ours() {
     let request = receiver.requests().remove(0);
     assert!(request.contains("content-type: application/cloudevents+json"));
     assert_eq!(request.matches("content-type").count(), 1);
-    assert!(!request.contains("webhook-signature"), "without a secret there is no signature");
+}
+
+#[tokio::test]
+async fn nothing_is_sent_unsigned() {
+    let receiver = Receiver::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let mut sent = delivery(serde_json::json!({"endpoint": receiver.url()}), serde_json::json!([]));
+    sent.secrets = serde_json::from_value(serde_json::json!({"endpoint": receiver.url()})).unwrap();
+    let fault = fault(send(&local(), &sent, NOW).await);
+    assert_eq!(fault.class, ErrorClass::Secret);
+    assert!(fault.reason.contains("orbhook_rotate_secret"), "{}", fault.reason);
+    assert!(receiver.requests().is_empty());
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ fn claimed(deliveries: Vec<Delivery>) -> Option<Claimed> {
         last_webhook: deliveries.last().map(|delivery| delivery.ticket.webhook),
         deliveries,
         unreadable: Vec::new(),
+        took: MS,
     })
 }
 
@@ -78,7 +79,8 @@ async fn nothing_is_claimed_before_it_is_registered_and_results_can_be_settled()
     assert!(!*harness.ready.borrow());
     harness.worker.on_report(Report::Up);
     assert!(*harness.ready.borrow());
-    assert_eq!(harness.worker.next_claim(Instant::now(), true), Some(ClaimRequest { batch: 5, after: None }));
+    let first = ClaimRequest { batch: 5, after: None, lead: Duration::ZERO, share: 5, held: Vec::new() };
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), Some(first));
     assert_eq!(harness.worker.next_claim(Instant::now(), true), None, "one request asks once");
     harness.worker.on_report(Report::Down);
     harness.worker.on_wake(wake::Event::Work, Instant::now());
@@ -90,18 +92,60 @@ async fn nothing_is_claimed_before_it_is_registered_and_results_can_be_settled()
 async fn it_claims_as_many_as_there_are_free_slots_and_goes_on_where_it_stopped() {
     let mut harness = harness(3, 5);
     up(&mut harness);
-    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 3);
+    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 2, "half of them at once");
     harness.worker.on_claimed(claimed(vec![delivery(1), delivery(2)]), Instant::now());
     harness.worker.dispatch(Instant::now());
     assert_eq!(harness.worker.sends.len(), 2);
     let next = harness.worker.next_claim(Instant::now(), true).unwrap();
-    assert_eq!(next, ClaimRequest { batch: 1, after: Some(Uuid::from_u128(9)) });
+    assert_eq!((next.batch, next.after), (1, Some(Uuid::from_u128(9))));
     harness.worker.on_claimed(claimed(vec![delivery(3)]), Instant::now());
     harness.worker.dispatch(Instant::now());
     assert_eq!(harness.worker.next_claim(Instant::now(), true), None, "no slot is free");
     let sent = harness.worker.sends.join_next().await.unwrap();
     harness.worker.on_sent(sent.ok());
     assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_may_hold_half_of_the_free_slots_and_what_it_holds_is_counted_until_it_is_over() {
+    let mut harness = harness(10, 5);
+    up(&mut harness);
+    let nine = Uuid::from_u128(9);
+    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().share, 5);
+    let mut paced = delivery(3);
+    paced.send_at = Instant::now() + 100 * MS;
+    harness.worker.on_claimed(claimed(vec![delivery(1), delivery(2), paced]), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    let request = harness.worker.next_claim(Instant::now(), true).unwrap();
+    assert_eq!(
+        (request.share, request.held),
+        (4, vec![(nine, 3)]),
+        "what waits for its moment holds no slot"
+    );
+    for left in [2, 1] {
+        let sent = harness.worker.sends.join_next().await.unwrap();
+        harness.worker.on_sent(sent.ok());
+        assert_eq!(harness.worker.held.get(&nine), Some(&left));
+    }
+    harness.worker.release_waiting(Instant::now());
+    assert!(harness.worker.held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_claims_ask_for_later_moments_until_claims_are_quick_again() {
+    let mut lead = Lead::default();
+    lead.note(19 * MS);
+    assert_eq!(lead.get(), Duration::ZERO);
+    lead.note(400 * MS);
+    assert_eq!(lead.get(), 500 * MS);
+    lead.note(MS);
+    assert_eq!(lead.get(), Duration::from_micros(437_500));
+    for _ in 0..30 {
+        lead.note(MS);
+    }
+    assert_eq!(lead.get(), Duration::ZERO);
+    lead.note(3_600_000 * MS);
+    assert_eq!(lead.get(), LEAD_MAX);
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,18 @@ pub(super) fn header_safe(keys: &Keys<'_>, key: &str, is_stored: bool) -> Result
 /// `signingSecret`: `whsec_` and the base64 of 24 to 64 bytes, as Standard Webhooks has it.
 pub(super) fn signing(keys: &Keys<'_>, current: Option<&Current>) -> Result<Option<Given>, ConfigError> {
     const KEY: &str = "signingSecret";
-    let given = read(keys, KEY, is_stored(current, "signing"))?;
+    let given = match read(keys, KEY, is_stored(current, "signing"))? {
+        // At creation as if it had been left out: one is made at random.
+        Some(Given::Remove) if current.is_none() => None,
+        Some(Given::Remove) => {
+            return Err(keys.fault(
+                KEY,
+                "cannot be taken away: every request is signed",
+                Some("replace it with orbhook_rotate_secret"),
+            ));
+        }
+        given => given,
+    };
     let Some(Given::Set(text)) = &given else { return Ok(given) };
     let bytes = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
     if !bytes.is_some_and(|bytes| (24..=64).contains(&bytes.len())) {
