@@ -1,28 +1,21 @@
 //! `orbhook_emit`: an event and its deliveries, in the caller's transaction.
 //!
-//! Three statements at most, prepared once in a session: who subscribes, the idempotency key if there is one, and one
-//! insert for everything. It never renders and never waits for a sidecar.
-
-use std::cell::RefCell;
+//! Who subscribes is remembered, and the rows go straight into their tables (`ledger`): without an idempotency key no
+//! statement is run. It never renders and never waits for a sidecar.
 
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
-use pgrx::spi::{OwnedPreparedStatement, SpiClient};
-use pgrx::{AnyElement, PgBuiltInOids, Uuid, pg_sys};
-use serde_json::json;
+use pgrx::spi::SpiClient;
+use pgrx::{AnyElement, Uuid, pg_sys};
 
 use crate::fault::{Fault, or_raise};
+use crate::ledger::{self, Delivery};
 use crate::payload::{self, Payload, Unreadable};
-use crate::{doorbell, identity, settings};
+use crate::statement::run;
+use crate::subscription::{self, Subscribers};
+use crate::{doorbell, identity, json, settings};
 
-pub(crate) const EVENT_TYPE_CHARACTERS_MAX: usize = 64;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// Webhooks listed in `events.skipped`; the rest are counted.
-const SKIPPED_LISTED_MAX: usize = 100;
-/// Names offered in the hint for an unknown type.
-const NEAREST_LISTED_MAX: usize = 3;
-/// How far a name may be from an offered one, in edits.
-const NEAREST_EDITS_MAX: usize = 8;
 /// A key that vanishes between the conflict and the look-up was purged meanwhile; the second round then wins.
 const KEY_ROUNDS_MAX: usize = 3;
 /// 2000-01-01 UTC, from which PostgreSQL counts.
@@ -36,12 +29,6 @@ fn emit(
     deliver_at: Option<TimestampWithTimeZone>,
 ) -> Uuid {
     or_raise(record(event_type, payload, idempotency_key, deliver_at))
-}
-
-#[pg_extern(sql = false)]
-fn raise_unknown_event_type(prefix: &str, name: &str) {
-    let fault = Spi::connect(|client| unknown_event_type(client, prefix, name)).unwrap_or_else(|fault| fault);
-    fault.raise()
 }
 
 /// What `orbhook_emit` does, for a caller in any language of the server.
@@ -81,19 +68,14 @@ pub(crate) fn record(
         created_at: now,
         due_at: due_at(deliver_at, now)?,
     };
-    Spi::connect_mut(|client| {
-        let subscribers = subscribers(client, event_type, &datum, Path::Pinned)?;
-        if let Some(key) = idempotency_key
-            && let Some(earlier) = claim_key(client, key, event.id)?
-        {
-            return Ok(earlier);
-        }
-        insert(client, &event, &subscribers, Path::Pinned)?;
-        if !subscribers.webhooks.is_empty() {
-            doorbell::arm();
-        }
-        Ok(event.id)
-    })
+    let subscribers = subscription::subscribers(event_type, &datum)?;
+    if let Some(key) = idempotency_key
+        && let Some(earlier) = Spi::connect_mut(|client| claim_key(client, key, event.id))?
+    {
+        return Ok(earlier);
+    }
+    insert(&event, &subscribers)?;
+    Ok(event.id)
 }
 
 /// Records one event whose payload orbhook built itself: complete, of the right type, stamped with `now`.
@@ -115,27 +97,8 @@ pub(crate) fn record_built(
         created_at: now,
         due_at: now,
     };
-    Spi::connect_mut(|client| {
-        let subscribers = subscribers(client, event_type, &payload, Path::Foreign)?;
-        insert(client, &event, &subscribers, Path::Foreign)?;
-        if !subscribers.webhooks.is_empty() {
-            doorbell::arm();
-        }
-        Ok(())
-    })
+    insert(&event, &subscription::subscribers(event_type, &payload)?)
 }
-
-/// Whose search path a statement runs under. A prepared statement is planned anew whenever the path has changed, so
-/// each kind keeps its own; every name and operator in these statements is qualified.
-#[derive(Clone, Copy)]
-pub(crate) enum Path {
-    /// That of `orbhook_emit`.
-    Pinned,
-    /// That of the application, in whose statement a trigger runs.
-    Foreign,
-}
-
-type Prepared = RefCell<[Option<OwnedPreparedStatement>; 2]>;
 
 pub(crate) fn jsonb(datum: pg_sys::Datum) -> Result<AnyElement, Fault> {
     // SAFETY: callers pass a jsonb.
@@ -152,13 +115,6 @@ struct Event<'a> {
     occurred_at: pg_sys::TimestampTz,
     created_at: pg_sys::TimestampTz,
     due_at: pg_sys::TimestampTz,
-}
-
-#[derive(Default)]
-struct Subscribers {
-    webhooks: Vec<Uuid>,
-    /// `events.skipped`.
-    skipped: Option<String>,
 }
 
 fn refuse_read_only() -> Result<(), Fault> {
@@ -218,96 +174,19 @@ fn due_at(
     }
 }
 
-/// Who gets the event and who does not, although subscribed. An unknown type is refused here.
-fn subscribers(
-    client: &mut SpiClient<'_>,
-    event_type: &str,
-    payload: &AnyElement,
-    path: Path,
-) -> Result<Subscribers, Fault> {
-    // One row without webhook: the type is known and nobody subscribes. No row: the type is unknown.
-    const WHO: &str = "\
-        select s.webhook_id, s.active, \
-               case when s.filter is null then true \
-                    else orbhook._matches($3, s.filter) end \
-        from (select from orbhook.event_types t where t.name operator(pg_catalog.=) $1) known \
-        left join orbhook.subscriptions s on s.pattern operator(pg_catalog.=) any ($2)";
-    thread_local! {
-        static PREPARED: Prepared = const { RefCell::new([None, None]) };
-    }
-    if event_type.len() > EVENT_TYPE_CHARACTERS_MAX {
-        return Err(Fault::argument(format!(
-            "an event type has at most {EVENT_TYPE_CHARACTERS_MAX} characters"
-        )));
-    }
-    let arguments = [
-        DatumWithOid::from(event_type),
-        DatumWithOid::from(patterns(event_type)),
-        // SAFETY: the datum is a jsonb by the function's declaration.
-        unsafe { DatumWithOid::new(payload.datum(), pg_sys::JSONBOID) },
-    ];
-    let types =
-        [PgBuiltInOids::TEXTOID.oid(), PgBuiltInOids::TEXTARRAYOID.oid(), PgBuiltInOids::JSONBOID.oid()];
-    let (webhooks, skipped) = PREPARED.with_borrow_mut(|prepared| -> Result<_, Fault> {
-        let statement = kept(client, prepared, path, WHO, &types)?;
-        let rows = client.select(statement, None, &arguments)?;
-        if rows.is_empty() {
-            return Ok((Vec::new(), None));
-        }
-        let mut webhooks = Vec::with_capacity(rows.len());
-        let mut skipped = Vec::new();
-        for row in rows {
-            let Some(webhook) = row.get::<Uuid>(1)? else { continue };
-            if row.get::<bool>(2)? != Some(true) {
-                skipped.push((webhook, "inactive"));
-            } else if row.get::<bool>(3)? != Some(true) {
-                skipped.push((webhook, "filtered"));
-            } else {
-                webhooks.push(webhook);
-            }
-        }
-        Ok((webhooks, Some(skipped)))
-    })?;
-    match skipped {
-        None => Err(unknown_event_type(client, "", event_type)?),
-        Some(skipped) => Ok(Subscribers { webhooks, skipped: skipped_json(&skipped) }),
-    }
-}
-
-/// The type itself, its families from the narrowest to the widest, and everything.
-pub(crate) fn patterns(event_type: &str) -> Vec<String> {
-    let families = event_type.rmatch_indices('_').map(|(end, _)| format!("{}_*", &event_type[..end]));
-    std::iter::once(event_type.to_owned()).chain(families).chain(std::iter::once("*".to_owned())).collect()
-}
-
-pub(crate) fn skipped_json(skipped: &[(Uuid, &str)]) -> Option<String> {
-    if skipped.is_empty() {
-        return None;
-    }
-    let mut entries: Vec<_> = skipped
-        .iter()
-        .take(SKIPPED_LISTED_MAX)
-        .map(|(webhook, reason)| json!({ "webhook": webhook.to_string(), "reason": reason }))
-        .collect();
-    if skipped.len() > SKIPPED_LISTED_MAX {
-        entries.push(json!({ "more": skipped.len() - SKIPPED_LISTED_MAX }));
-    }
-    Some(serde_json::Value::Array(entries).to_string())
-}
-
 /// Takes the key for this event, or returns the event that has it.
 ///
 /// Two emits of one key at the same time: the second waits for the first to end, as the unique index demands.
 fn claim_key(client: &mut SpiClient<'_>, key: &str, event: Uuid) -> Result<Option<Uuid>, Fault> {
     const TAKE: &str =
         "insert into orbhook.event_keys (key, event_id) values ($1, $2) on conflict (key) do nothing";
-    const FIND: &str = "select k.event_id from orbhook.event_keys k where k.key = $1";
+    const FIND: &str = "select k.event_id from orbhook.event_keys k where k.key operator(pg_catalog.=) $1";
     for _ in 0..KEY_ROUNDS_MAX {
-        let taken = client.update(TAKE, None, &[DatumWithOid::from(key), DatumWithOid::from(event)])?;
+        let taken = run(client, TAKE, &[DatumWithOid::from(key), DatumWithOid::from(event)])?;
         if taken.len() == 1 {
             return Ok(None);
         }
-        let found = client.update(FIND, Some(1), &[DatumWithOid::from(key)])?;
+        let found = run(client, FIND, &[DatumWithOid::from(key)])?;
         if let Some(row) = found.into_iter().next() {
             return Ok(row.get::<Uuid>(1)?);
         }
@@ -315,100 +194,132 @@ fn claim_key(client: &mut SpiClient<'_>, key: &str, event: Uuid) -> Result<Optio
     Err(Fault::Internal("an idempotency key appears and disappears".to_owned()))
 }
 
-fn insert(
-    client: &mut SpiClient<'_>,
-    event: &Event<'_>,
-    subscribers: &Subscribers,
-    path: Path,
+fn insert(event: &Event<'_>, subscribers: &Subscribers) -> Result<(), Fault> {
+    let whole = match &event.stamp {
+        // What the producer says wins.
+        Some(stamp) => json::joined(json::parse(stamp)?, event.payload.datum())?,
+        None => event.payload.datum(),
+    };
+    let row = ledger::Event {
+        id: event.id,
+        event_type: event.event_type.into_datum().unwrap_or_else(|| pg_sys::Datum::from(0_usize)),
+        payload: whole,
+        occurred_at: event.occurred_at,
+        created_at: event.created_at,
+        skipped: subscribers.skipped.as_deref().map(json::parse).transpose()?,
+    };
+    let deliveries: Vec<Delivery> = subscribers
+        .webhooks
+        .iter()
+        .map(|webhook| Delivery {
+            id: identity::new_uuid(),
+            event_id: event.id,
+            webhook_id: *webhook,
+            due_at: event.due_at,
+            created_at: event.created_at,
+        })
+        .collect();
+    write(event.event_type, &[row], &deliveries)
+}
+
+/// Writes events of one type and their deliveries, and has a sidecar woken if there are any.
+///
+/// To be called with the rights of the extension's owner; the search path may be anybody's.
+pub(crate) fn write(
+    event_type: &str,
+    events: &[ledger::Event],
+    deliveries: &[Delivery],
 ) -> Result<(), Fault> {
-    // Deliveries go straight to the partition for open ones: routing each row through the parent costs more.
-    const RECORD: &str = "\
-        with recorded as ( \
-            insert into orbhook.events (id, event_type, payload, occurred_at, created_at, skipped) \
-            values ($1, $2, case when $4 is null then $3 \
-                                 else $4::pg_catalog.jsonb operator(pg_catalog.||) $3 end, $5, $6, $7::pg_catalog.jsonb)) \
-        insert into orbhook.deliveries_open (id, event_id, webhook_id, due_at, created_at) \
-        select d.id, $1, d.webhook_id, $8, $6 from rows from (pg_catalog.unnest($9), pg_catalog.unnest($10)) as d (id, webhook_id)";
-    thread_local! {
-        static PREPARED: Prepared = const { RefCell::new([None, None]) };
+    if !ledger::append(events, deliveries) {
+        write_by_statement(event_type, events, deliveries)?;
     }
-    use PgBuiltInOids as Type;
-    let types = [
-        Type::UUIDOID.oid(),
-        Type::TEXTOID.oid(),
-        Type::JSONBOID.oid(),
-        Type::TEXTOID.oid(),
-        Type::TIMESTAMPTZOID.oid(),
-        Type::TIMESTAMPTZOID.oid(),
-        Type::TEXTOID.oid(),
-        Type::TIMESTAMPTZOID.oid(),
-        Type::UUIDARRAYOID.oid(),
-        Type::UUIDARRAYOID.oid(),
-    ];
-    let ids: Vec<Uuid> = subscribers.webhooks.iter().map(|_| identity::new_uuid()).collect();
-    let arguments = [
-        DatumWithOid::from(event.id),
-        DatumWithOid::from(event.event_type),
-        // SAFETY: the datum is a jsonb by the function's declaration.
-        unsafe { DatumWithOid::new(event.payload.datum(), pg_sys::JSONBOID) },
-        DatumWithOid::from(event.stamp.as_deref()),
-        time(event.occurred_at),
-        time(event.created_at),
-        DatumWithOid::from(subscribers.skipped.as_deref()),
-        time(event.due_at),
-        DatumWithOid::from(ids),
-        DatumWithOid::from(subscribers.webhooks.clone()),
-    ];
-    PREPARED.with_borrow_mut(|prepared| {
-        let statement = kept(client, prepared, path, RECORD, &types)?;
-        client.update(statement, None, &arguments)?;
+    if !deliveries.is_empty() {
+        doorbell::arm();
+    }
+    Ok(())
+}
+
+/// For tables that somebody has added something to: a constraint, a trigger, an unusual index.
+fn write_by_statement(
+    event_type: &str,
+    events: &[ledger::Event],
+    deliveries: &[Delivery],
+) -> Result<(), Fault> {
+    const EVENTS: &str = "\
+        insert into orbhook.events (id, event_type, payload, occurred_at, created_at, skipped) \
+        select e.id, $1, e.payload, e.occurred_at, e.created_at, e.skipped \
+        from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6)) \
+             as e (id, payload, occurred_at, created_at, skipped)";
+    // Straight to the partition for open ones: routing each row through the parent costs more.
+    const DELIVERIES: &str = "\
+        insert into orbhook.deliveries_open (id, event_id, webhook_id, due_at, created_at) \
+        select d.id, d.event_id, d.webhook_id, d.due_at, d.created_at \
+        from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) \
+             as d (id, event_id, webhook_id, due_at, created_at)";
+    Spi::connect_mut(|client| {
+        run(
+            client,
+            EVENTS,
+            &[
+                event_type.into(),
+                events.iter().map(|event| event.id).collect::<Vec<_>>().into(),
+                array(pg_sys::JSONBOID, events.iter().map(|event| Some(event.payload))),
+                times(events.iter().map(|event| event.occurred_at)),
+                times(events.iter().map(|event| event.created_at)),
+                array(pg_sys::JSONBOID, events.iter().map(|event| event.skipped)),
+            ],
+        )?;
+        if !deliveries.is_empty() {
+            run(
+                client,
+                DELIVERIES,
+                &[
+                    deliveries.iter().map(|delivery| delivery.id).collect::<Vec<_>>().into(),
+                    deliveries.iter().map(|delivery| delivery.event_id).collect::<Vec<_>>().into(),
+                    deliveries.iter().map(|delivery| delivery.webhook_id).collect::<Vec<_>>().into(),
+                    times(deliveries.iter().map(|delivery| delivery.due_at)),
+                    times(deliveries.iter().map(|delivery| delivery.created_at)),
+                ],
+            )?;
+        }
         Ok(())
     })
+}
+
+fn times(values: impl Iterator<Item = pg_sys::TimestampTz>) -> DatumWithOid<'static> {
+    array(pg_sys::TIMESTAMPTZOID, values.map(|value| Some(pg_sys::Datum::from(value))))
+}
+
+/// An array of one dimension.
+pub(crate) fn array(
+    element: pg_sys::Oid,
+    values: impl Iterator<Item = Option<pg_sys::Datum>>,
+) -> DatumWithOid<'static> {
+    let (mut datums, mut nulls): (Vec<pg_sys::Datum>, Vec<bool>) = values
+        .map(|value| value.map_or((pg_sys::Datum::from(0_usize), true), |datum| (datum, false)))
+        .unzip();
+    let mut count = i32::try_from(datums.len()).unwrap_or_default();
+    let mut lower = 1;
+    // SAFETY: the values are of the type whose layout is looked up; both lists have one dimension of that length.
+    unsafe {
+        let (mut length, mut by_value, mut align) = (0, false, 0);
+        pg_sys::get_typlenbyvalalign(element, &raw mut length, &raw mut by_value, &raw mut align);
+        let array = pg_sys::construct_md_array(
+            datums.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            &raw mut count,
+            &raw mut lower,
+            element,
+            i32::from(length),
+            by_value,
+            align,
+        );
+        DatumWithOid::new(pg_sys::Datum::from(array), pg_sys::get_array_type(element))
+    }
 }
 
 pub(crate) fn time(micros: pg_sys::TimestampTz) -> DatumWithOid<'static> {
     // SAFETY: a timestamptz is its microseconds, passed by value.
     unsafe { DatumWithOid::new(pg_sys::Datum::from(micros), pg_sys::TIMESTAMPTZOID) }
-}
-
-fn kept<'a>(
-    client: &SpiClient<'_>,
-    prepared: &'a mut [Option<OwnedPreparedStatement>; 2],
-    path: Path,
-    statement: &str,
-    types: &[pgrx::PgOid],
-) -> Result<&'a OwnedPreparedStatement, Fault> {
-    let [pinned, foreign] = prepared;
-    let prepared = match path {
-        Path::Pinned => pinned,
-        Path::Foreign => foreign,
-    };
-    match prepared {
-        Some(kept) => Ok(kept),
-        None => Ok(prepared.insert(client.prepare_mut(statement, types)?.keep())),
-    }
-}
-
-fn unknown_event_type(client: &SpiClient<'_>, prefix: &str, name: &str) -> Result<Fault, Fault> {
-    let mut known = Vec::new();
-    for row in client.select("select t.name from orbhook.event_types t order by t.name", None, &[])? {
-        known.extend(row.get::<String>(1)?);
-    }
-    let shown: String = name.chars().take(EVENT_TYPE_CHARACTERS_MAX).collect();
-    let mut nearest: Vec<(usize, &String)> =
-        known.iter().map(|candidate| (strsim::damerau_levenshtein(&shown, candidate), candidate)).collect();
-    nearest.sort();
-    let offered: Vec<&str> = nearest
-        .iter()
-        .filter(|(edits, _)| *edits <= NEAREST_EDITS_MAX)
-        .take(NEAREST_LISTED_MAX)
-        .map(|(_, candidate)| candidate.as_str())
-        .collect();
-    let near = if offered.is_empty() { String::new() } else { format!("nearest: {}. ", offered.join(", ")) };
-    Ok(Fault::Argument {
-        message: format!("{prefix}unknown event type {shown:?}"),
-        hint: Some(format!(
-            "{near}To register another: insert into orbhook.event_types (name, category, description) values (…)"
-        )),
-    })
 }

@@ -3,10 +3,10 @@
 use pgrx::prelude::*;
 use pgrx::{AnyElement, pg_sys};
 
-use crate::emit::EVENT_TYPE_CHARACTERS_MAX;
 use crate::fault::{Fault, or_raise};
 use crate::payload::{self, Unreadable};
 use crate::settings;
+use crate::subscription::EVENT_TYPE_CHARACTERS_MAX;
 
 #[pg_extern(sql = false)]
 fn check_event(event_type: Option<&str>, payload: Option<AnyElement>) {

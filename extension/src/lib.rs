@@ -2,7 +2,8 @@
 //!
 //! The state machine is SQL (`sql/`, in the order of `schema.rs`). Rust does what SQL cannot do well:
 //!
-//! * `emit`: records an event and its deliveries in the caller's transaction; `payload` measures and reads it;
+//! * `emit`: records an event and its deliveries in the caller's transaction; `payload` measures and reads it, `json` makes one;
+//!   `subscription` says who gets it, `ledger` writes the rows, `stale` forgets what has changed, `statement` keeps what is prepared;
 //! * `doorbell`: wakes a sidecar at commit, but only when one sleeps;
 //! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
 //! * `watch`: triggers that emit for application tables;
@@ -18,12 +19,17 @@ mod emit;
 mod explain;
 mod fault;
 mod identity;
+mod json;
 mod judge;
+mod ledger;
 mod payload;
 mod render;
 mod schema;
 mod settings;
 mod signature;
+mod stale;
+mod statement;
+mod subscription;
 mod watch;
 mod webhook;
 
@@ -34,5 +40,6 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     doorbell::install();
+    stale::install();
     watch::install();
 }

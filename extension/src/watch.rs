@@ -21,7 +21,6 @@ mod rights;
 mod row;
 mod savepoint;
 mod source;
-mod statement;
 mod timer;
 mod trigger;
 
@@ -31,11 +30,11 @@ use pgrx::prelude::*;
 use pgrx::{AnyElement, direct_function_call_as_datum, pg_sys};
 
 use crate::fault::{Fault, or_raise};
+use crate::statement::{oid, once};
 use crate::watch::mapping::Mapping;
 use crate::watch::resolve::{Known, Resolved};
 use crate::watch::rights::{Acting, PinnedPath};
 use crate::watch::source::Source;
-use crate::watch::statement::{oid, once};
 
 pub(crate) use plan::install;
 

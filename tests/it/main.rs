@@ -19,15 +19,18 @@ mod hostile; // whatever a receiver does, an attempt ends in time, with its reas
 mod idle; // a sidecar without work leaves the database alone
 mod isolation; // a bad webhook is its own trouble
 mod lease; // who may send what, when, and whose result counts
+mod ledger; // rows written past the executor are what an INSERT would have written
 mod outbound; // what must not be reached is not reached
 mod pacing; // how many requests a receiver gets in a second, and at once
 mod privileges; // what may be called, by whom, and what it says about itself
 mod replay; // sending a span of time again
 mod roles; // who may do what
 mod settle; // what follows from an answer
+mod subscription; // sessions remember who subscribes, and none longer than it is true
 mod tls; // whom it trusts, and what it says of those it does not
 mod views; // what a person asks, answered with one select
 mod watch; // what orbhook_watch says, takes and refuses, and whose rights count
 mod watch_events; // every event type, from plain SQL
+mod watch_replica; // a logical subscriber's copy stays silent
 mod watch_schema; // watched tables change, go, and move to another server
 mod watch_tables; // kinds of tables and of columns, and tables made by frameworks

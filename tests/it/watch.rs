@@ -1,5 +1,10 @@
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use orbhook_tests::Database;
 use serde_json::{Value, json};
+use tokio_postgres::AsyncMessage;
 
 const USERS: &str = "create table users (id int primary key, email text, username text, password_hash text, phone text, api_token text)";
 
@@ -215,6 +220,33 @@ async fn filters_decide_for_each_row_of_a_statement() {
     assert_eq!(database.one::<Vec<i64>>(per_webhook, &[]).await, [2500, 1250]);
     let skipped = "select count(*) from orbhook.events where jsonb_array_length(skipped) = 2";
     assert_eq!(database.one::<i64>(skipped, &[]).await, 1250);
+}
+
+#[tokio::test]
+async fn a_statement_of_many_rows_wakes_a_sleeping_sidecar_once() {
+    let database = Database::new().await;
+    database.execute(&format!("{USERS}; select orbhook_watch('users', 'users')")).await;
+    database.create_webhook(orbhook_tests::generic("https://example.com/x")).await;
+    let (client, mut connection) =
+        tokio_postgres::connect(&database.url("postgres"), tokio_postgres::NoTls).await.unwrap();
+    let woken = Arc::new(AtomicUsize::new(0));
+    tokio::spawn({
+        let woken = Arc::clone(&woken);
+        async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    woken.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    // What a sidecar does before it sleeps; the number is in sql/50_sidecars.sql.
+    client.batch_execute("listen orbhook; select pg_advisory_lock(1869767272, 0)").await.unwrap();
+    database.execute("copy users (id) from program 'seq 1 10000'").await;
+    // What was sent arrives before the answer to this.
+    client.batch_execute("select 1").await.unwrap();
+    assert_eq!(woken.load(Ordering::Relaxed), 1);
+    assert_eq!(database.one::<i64>("select count(*) from orbhook.deliveries_open", &[]).await, 10_000);
 }
 
 async fn events(database: &Database) -> Vec<(String, Value)> {

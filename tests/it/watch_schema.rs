@@ -15,6 +15,8 @@ async fn a_columns_type_can_change_as_django_and_rails_do_it() {
         r#"ALTER TABLE "app"."users" ALTER COLUMN "id" SET DATA TYPE bigint"#,
         r#"DO $$ BEGIN EXECUTE 'alter table app.users alter email type text'; END $$"#,
         "create function migrate() returns void language plpgsql as 'begin alter table app.users alter email type varchar; end'; select migrate()",
+        "create function \"Migrate it\"() returns void language sql as 'alter table app.users alter email type varchar(300)'; select \"Migrate it\"()",
+        "do $$ begin perform \"Migrate it\"(); end $$",
     ] {
         session.execute(statement).await;
         assert!(guarded(&session).await, "the WHEN clause is back after: {statement}");
@@ -52,6 +54,52 @@ async fn a_dropped_column_is_left_out_and_the_watch_says_so() {
         assert_eq!(events(&session).await, ["USER_PROFILE_UPDATED"]);
         assert!(session.one::<bool>("select broken is null from orbhook.watches", &[]).await);
     }
+}
+
+#[tokio::test]
+async fn a_column_can_be_dropped_by_a_function_in_sql() {
+    let (_database, session) = watched().await;
+    session
+        .execute("create function drop_it() returns void language sql as 'alter table app.users drop column phone'; select drop_it()")
+        .await;
+    assert_eq!(session.one::<Vec<String>>("select broken from orbhook.watches", &[]).await, ["phone"]);
+    assert!(guarded(&session).await);
+}
+
+#[tokio::test]
+async fn what_a_before_trigger_changes_is_seen_whenever_it_came() {
+    const TRIGGER: &str = "
+        create function app.derive() returns trigger language plpgsql as $$ begin new.email := new.notes || '@x'; return new; end $$;
+        create trigger derive before update on app.users for each row execute function app.derive()";
+    const CHANGE: &str = "delete from orbhook.events; update app.users set notes = 'n'";
+    let (_database, session) = watched().await;
+    session.execute(CHANGE).await;
+    assert_eq!(events(&session).await, [""; 0]);
+    session.execute(&format!("{TRIGGER}; {CHANGE}")).await;
+    assert_eq!(events(&session).await, ["USER_PROFILE_UPDATED"]);
+    session.execute("select orbhook_watch('users', 'app.users'); update app.users set notes = 'm'").await;
+    assert_eq!(events(&session).await, ["USER_PROFILE_UPDATED"; 2]);
+    assert!(guarded(&session).await);
+    // Also where triggers are switched off meanwhile.
+    session
+        .execute(
+            "drop trigger derive on app.users; select orbhook_watch('users', 'app.users');
+             set session_replication_role = replica;
+             create trigger derive before update on app.users for each row execute function app.derive();
+             reset session_replication_role; delete from orbhook.events; update app.users set notes = 'o'",
+        )
+        .await;
+    assert_eq!(events(&session).await, ["USER_PROFILE_UPDATED"]);
+}
+
+#[tokio::test]
+async fn an_update_that_names_no_column_of_interest_evaluates_nothing() {
+    let (_database, session) = watched().await;
+    let named = "select array_agg(a.attname::text order by a.attnum) from pg_trigger t
+                 join pg_attribute a on a.attrelid = t.tgrelid and a.attnum = any (t.tgattr)
+                 where t.tgname = 'orbhook_update' and t.tgqual is not null";
+    let columns: Vec<String> = session.one(named, &[]).await;
+    assert_eq!(columns, ["email", "first_name", "phone", "password"]);
 }
 
 #[tokio::test]

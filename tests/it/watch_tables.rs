@@ -76,6 +76,43 @@ const KINDS: &[(&str, &str, &str, &[&str])] = &[
         &["USER_CREATED", "USER_CREATED", "USER_CREATED"],
     ),
     (
+        "COPY into a partitioned table and straight into a partition",
+        "create table t (id int, region text, email text, primary key (id, region)) partition by list (region);
+         create table t_eu partition of t for values in ('eu'); create table t_us (email text, region text not null, id int not null);
+         alter table t attach partition t_us for values in ('us')",
+        "copy t (id, region) from program 'printf 1,eu\\\\n2,us\\\\n' with (format csv);
+         copy t_us (id, region) from program 'printf 3,us\\\\n4,us\\\\n' with (format csv)",
+        &["USER_CREATED", "USER_CREATED", "USER_CREATED", "USER_CREATED"],
+    ),
+    (
+        "a partition of a partition",
+        "create table t (id int, email text) partition by range (id);
+         create table t_1 partition of t for values from (0) to (100) partition by range (id);
+         create table t_11 partition of t_1 for values from (0) to (10); create table t_12 partition of t_1 for values from (10) to (20)",
+        "insert into t values (1, 'a'); insert into t_11 values (2, 'b'); update t set id = 12, email = 'z' where id = 2; update t set email = 'c'; delete from t",
+        &["USER_CREATED", "USER_CREATED", "USER_PROFILE_UPDATED", "USER_PROFILE_UPDATED", "USER_PROFILE_UPDATED", "USER_DELETED", "USER_DELETED"],
+    ),
+    (
+        "statements of several rows",
+        "create table t (id int primary key, email text, notes text)",
+        "insert into t select i, 'a' from generate_series(1, 3) i; update t set email = 'b' where id < 3; update t set notes = 'c'; delete from t where id > 1",
+        &["USER_CREATED", "USER_CREATED", "USER_CREATED", "USER_PROFILE_UPDATED", "USER_PROFILE_UPDATED", "USER_DELETED", "USER_DELETED"],
+    ),
+    (
+        "a text key and MERGE, which inserts, updates and deletes",
+        "create table t (id text primary key, email text); insert into t values ('b', 'b'), ('c', 'c')",
+        "merge into t using (values ('a'), ('b'), ('c')) v (id) on v.id = t.id
+         when matched and v.id = 'c' then delete when matched then update set email = 'new' when not matched then insert values (v.id, 'a')",
+        &["USER_CREATED", "USER_PROFILE_UPDATED", "USER_DELETED"],
+    ),
+    (
+        "rows that a WITH writes, and a foreign key's cascade",
+        "create table r (id int primary key); insert into r values (1);
+         create table t (id int primary key, email text, r int references r on delete cascade on update cascade)",
+        "with new as (insert into t values (1, 'a', 1), (2, 'b', 1) returning id) select count(*) from new; update r set id = 2; delete from r",
+        &["USER_CREATED", "USER_CREATED", "USER_DELETED", "USER_DELETED"],
+    ),
+    (
         "TRUNCATE, which brings no events",
         "create table t (id int primary key)",
         "insert into t values (1); truncate t",

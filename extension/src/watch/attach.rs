@@ -3,10 +3,10 @@
 use pgrx::{Spi, pg_sys};
 
 use crate::fault::Fault;
+use crate::statement::{oid, once};
 use crate::watch::join::{qualified, quoted};
 use crate::watch::resolve::Resolved;
 use crate::watch::source::Source;
-use crate::watch::statement::{oid, once};
 
 /// Inserts of a plain table come as a whole statement; a partitioned table's row by row, because a statement trigger of
 /// the root does not see what is written straight into a partition.
@@ -17,7 +17,6 @@ const DELETE: &str = "orbhook_delete";
 /// Sets the triggers of a watched table. Runs as the extension's owner, under the pinned path.
 pub(crate) fn attach(target: pg_sys::Oid, source: &Source, resolved: &Resolved) -> Result<(), Fault> {
     let partitioned = is_partitioned(target)?;
-    let condition = condition(target, source, resolved)?;
     detach(target)?;
     for table in family(target)? {
         let table = qualified(table)?;
@@ -37,15 +36,6 @@ pub(crate) fn attach(target: pg_sys::Oid, source: &Source, resolved: &Resolved) 
                 &[],
             )?;
         }
-        if let Some(condition) = &condition {
-            once(
-                &format!(
-                    "create trigger {UPDATE} after update on {table} for each row when ({condition}) \
-                     execute function orbhook._watch_changed()"
-                ),
-                &[],
-            )?;
-        }
         if source.name != "payments" {
             once(
                 &format!(
@@ -54,6 +44,37 @@ pub(crate) fn attach(target: pg_sys::Oid, source: &Source, resolved: &Resolved) 
                 &[],
             )?;
         }
+    }
+    attach_update(target, source, resolved)
+}
+
+/// Sets the UPDATE trigger, or sets it anew without a moment in which there is none.
+///
+/// An UPDATE that names no column of interest does not even evaluate the WHEN clause, which PostgreSQL parses anew for
+/// each statement. Where a BEFORE trigger may change columns that the UPDATE does not name, the clause alone decides.
+pub(crate) fn attach_update(target: pg_sys::Oid, source: &Source, resolved: &Resolved) -> Result<(), Fault> {
+    let decisive = decisive(target, source, resolved)?;
+    if decisive.is_empty() {
+        return Ok(());
+    }
+    let condition: Vec<&str> = decisive.iter().map(|(_, differs)| differs.as_str()).collect();
+    let tables = family(target)?;
+    let named = if tables.len() == 1 && !is_partitioned(target)? && !is_written_before(target)? {
+        let columns: Vec<&str> = decisive.iter().map(|(column, _)| column.as_str()).collect();
+        format!(" of {}", columns.join(", "))
+    } else {
+        String::new()
+    };
+    for table in tables {
+        once(
+            &format!(
+                "create or replace trigger {UPDATE} after update{named} on {} for each row when ({}) \
+                 execute function orbhook._watch_changed()",
+                qualified(table)?,
+                condition.join(" or ")
+            ),
+            &[],
+        )?;
     }
     Ok(())
 }
@@ -71,7 +92,7 @@ pub(crate) fn detach(target: pg_sys::Oid) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The UPDATE trigger without its WHEN clause: columns it names could not be dropped or change their type.
+/// The UPDATE trigger without the columns it names: they could not be dropped or change their type.
 pub(crate) fn widen(target: pg_sys::Oid) -> Result<(), Fault> {
     for table in family(target)? {
         let table = qualified(table)?;
@@ -88,9 +109,13 @@ pub(crate) fn widen(target: pg_sys::Oid) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What an UPDATE has to change. Types whose equality is not pg_catalog's own (json, citext, arrays) are compared as
+/// The columns an UPDATE has to change, and how each is compared. Types whose equality is not pg_catalog's own (json, citext, arrays) are compared as
 /// text, so that the clause means the same under every search path, a restore's included.
-fn condition(target: pg_sys::Oid, source: &Source, resolved: &Resolved) -> Result<Option<String>, Fault> {
+fn decisive(
+    target: pg_sys::Oid,
+    source: &Source,
+    resolved: &Resolved,
+) -> Result<Vec<(String, String)>, Fault> {
     const PLAIN: &str = "\
         with recursive base (number, name, type) as ( \
             select a.attnum, a.attname::text, a.atttypid from pg_attribute a \
@@ -110,12 +135,24 @@ fn condition(target: pg_sys::Oid, source: &Source, resolved: &Resolved) -> Resul
             let (Some(name), Some(plain)) = (row.get::<String>(1)?, row.get::<bool>(2)?) else { continue };
             if decisive.contains(name.as_str()) {
                 let (name, cast) = (quoted(&name), if plain { "" } else { "::pg_catalog.text" });
-                parts.push(format!("old.{name}{cast} is distinct from new.{name}{cast}"));
+                let differs = format!("old.{name}{cast} is distinct from new.{name}{cast}");
+                parts.push((name, differs));
             }
         }
         Ok(())
     })?;
-    Ok((!parts.is_empty()).then(|| parts.join(" or ")))
+    Ok(parts)
+}
+
+/// Whether a trigger may change other columns of a row than the UPDATE names.
+pub(crate) fn is_written_before(target: pg_sys::Oid) -> Result<bool, Fault> {
+    // src/include/catalog/pg_trigger.h: TRIGGER_TYPE_ROW 1, TRIGGER_TYPE_BEFORE 2, TRIGGER_TYPE_UPDATE 16.
+    const BEFORE: &str = "\
+        select exists (select from pg_catalog.pg_trigger t \
+                       where t.tgrelid operator(pg_catalog.=) $1 and t.tgtype operator(pg_catalog.&) 19::int2 operator(pg_catalog.=) 19)";
+    let written =
+        Spi::connect(|client| client.select(BEFORE, Some(1), &[oid(target)])?.first().get_one::<bool>())?;
+    Ok(written == Some(true))
 }
 
 /// The table itself and the tables that inherit from it. Triggers of a partitioned table reach its partitions by

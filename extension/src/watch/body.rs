@@ -1,12 +1,10 @@
 //! The payload of an event, from a row and the rows it leads to.
 
-use std::fmt::Write as _;
-
-use pgrx::{direct_function_call_as_datum, pg_sys};
+use pgrx::pg_sys;
 
 use crate::emit::POSTGRES_EPOCH_UNIX_MICROS;
 use crate::fault::Fault;
-use crate::watch::column::write_string;
+use crate::json::{Json, Members, joined};
 use crate::watch::plan::{Sent, Watch};
 use crate::watch::row::Row;
 
@@ -22,8 +20,8 @@ enum Value {
     Object(Vec<Member>),
 }
 
-/// What one event has beyond the row: an object's key (empty: the top), a key, and JSON.
-pub(crate) type Extra = (&'static str, &'static str, String);
+/// What one event has beyond the row: an object's key (empty: the top), a key, and its value.
+pub(crate) type Extra = (&'static str, &'static str, Json);
 
 /// The tree of a list of paths. `a` and `a.b` together: the later one is left out, as one key cannot be both.
 pub(crate) fn arrange<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<Member> {
@@ -57,7 +55,7 @@ fn object<'a>(members: &'a mut Vec<Member>, key: &str) -> &'a mut Vec<Member> {
     }
 }
 
-/// The payload as jsonb. `people`: the row's user, or a user's subscription and reseller.
+/// The payload as jsonb, with the row's user, or a user's subscription and reseller.
 pub(crate) fn build(
     watch: &Watch,
     row: &Row,
@@ -65,43 +63,32 @@ pub(crate) fn build(
     now: pg_sys::TimestampTz,
     extras: &[Extra],
 ) -> Result<Option<pg_sys::Datum>, Fault> {
-    let mut text = String::with_capacity(512);
-    text.push('{');
-    write_members(&watch.body, &watch.sent, row, extras, &mut text)?;
+    let mut members = members(&watch.body, &watch.sent, row, extras)?;
     for join in &watch.joins {
         let Some(other) = join.find(row)? else { continue };
         // A key that is there twice: jsonb keeps the last. A user's own row says better who it is than a foreign key.
-        let members: Vec<&Member> = join
-            .watch
-            .body
-            .iter()
-            .filter(|member| join.carries.is_none_or(|keys| keys.contains(&member.key.as_str())))
-            .collect();
-        for member in members {
-            write_member(member, &join.watch.sent, &other, &[], &mut text)?;
+        for member in &join.watch.body {
+            if join.carries.is_none_or(|keys| keys.contains(&member.key.as_str()))
+                && let Some(value) = value(member, &join.watch.sent, &other, &[])?
+            {
+                members.push((member.key.as_str(), value));
+            }
         }
     }
     for (object, key, json) in extras {
         let in_place =
             watch.body.iter().any(|member| member.key == *object && matches!(member.value, Value::Object(_)));
         if object.is_empty() {
-            write_key(key, &mut text);
-            text.push_str(json);
+            members.push((key, *json));
         } else if !in_place {
-            write_key(object, &mut text);
-            text.push('{');
-            write_key(key, &mut text);
-            text.push_str(json);
-            text.push('}');
+            members.push((object, Json::object(vec![(key, *json)])));
         }
     }
     if let Ok(instant) = jiff::Timestamp::from_microsecond(now.saturating_add(POSTGRES_EPOCH_UNIX_MICROS)) {
-        write_key("timestamp", &mut text);
-        let _ = write!(text, "\"{instant:.6}\"");
+        members.push(("timestamp", Json::text(&format!("{instant:.6}"))));
     }
-    write_key("eventType", &mut text);
-    let _ = write!(text, "\"{event}\"}}");
-    Ok(Some(parse(text)?))
+    members.push(("eventType", Json::borrowed(event)));
+    Ok(Some(Json::object(members).datum()))
 }
 
 /// The payload the application's own function makes, with what orbhook adds; `None` if it returned null.
@@ -113,125 +100,68 @@ pub(crate) fn custom(
     extras: &[Extra],
 ) -> Result<Option<pg_sys::Datum>, Fault> {
     let Some(made) = call(watch, function, row)? else { return Ok(None) };
-    let mut text = String::from("{");
-    for (object, key, json) in extras {
-        if object.is_empty() {
-            write_key(key, &mut text);
-            text.push_str(json);
-        }
-    }
-    text.push('}');
-    let extras = parse(text)?;
-    let own = parse(format!("{{\"eventType\": \"{event}\"}}"))?;
-    // SAFETY: jsonb_concat takes two jsonb.
-    let joined = unsafe {
-        direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(extras), Some(made)]).and_then(|joined| {
-            direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(joined), Some(own)])
-        })
-    };
-    Ok(joined)
+    let at_top = extras.iter().filter(|(object, ..)| object.is_empty());
+    let extras = Json::object(at_top.map(|(_, key, json)| (*key, *json)).collect());
+    let own = Json::object(vec![("eventType", Json::borrowed(event))]);
+    joined(joined(extras.datum(), made)?, own.datum()).map(Some)
 }
 
 /// `"changes"` of an update, or `None` if nothing that is sent changed.
-pub(crate) fn changes(watch: &Watch, old: &Row, new: &Row) -> Result<Option<String>, Fault> {
-    let mut text = String::from("{");
+pub(crate) fn changes(watch: &Watch, old: &Row, new: &Row) -> Result<Option<Json>, Fault> {
+    let mut changes = Members::new();
     for sent in &watch.sent {
         if !sent.described || !sent.columns.iter().any(|column| column.differs(old, new)) {
             continue;
         }
-        write_key(&sent.label, &mut text);
-        text.push_str("{\"old\": ");
-        if !write_value(sent, old, &mut text)? {
-            text.push_str("null");
-        }
-        text.push_str(", \"new\": ");
-        if !write_value(sent, new, &mut text)? {
-            text.push_str("null");
-        }
-        text.push('}');
+        let before = sent_value(sent, old)?.unwrap_or_else(Json::null);
+        let after = sent_value(sent, new)?.unwrap_or_else(Json::null);
+        changes.push((&sent.label, Json::object(vec![("old", before), ("new", after)])));
     }
-    text.push('}');
-    Ok((text.len() > 2).then_some(text))
-}
-
-fn write_members(
-    members: &[Member],
-    sent: &[Sent],
-    row: &Row,
-    extras: &[Extra],
-    text: &mut String,
-) -> Result<(), Fault> {
-    for member in members {
-        write_member(member, sent, row, extras, text)?;
-    }
-    Ok(())
+    Ok((!changes.is_empty()).then(|| Json::object(changes)))
 }
 
 /// As deep as a mapping's paths go, which is limited. What is null is left out, and so is an object without keys.
-fn write_member(
-    member: &Member,
+fn members<'a>(
+    members: &'a [Member],
     sent: &[Sent],
     row: &Row,
     extras: &[Extra],
-    text: &mut String,
-) -> Result<(), Fault> {
-    let before = text.len();
-    write_key(&member.key, text);
-    let written = match &member.value {
-        Value::Sent(number) => match sent.get(*number) {
-            Some(sent) => write_value(sent, row, text)?,
-            None => false,
-        },
-        Value::Object(members) => {
-            text.push('{');
-            let empty = text.len();
-            write_members(members, sent, row, &[], text)?;
-            for (_, key, json) in extras.iter().filter(|(object, ..)| *object == member.key) {
-                write_key(key, text);
-                text.push_str(json);
-            }
-            let any = text.len() > empty;
-            text.push('}');
-            any
+) -> Result<Members<'a>, Fault> {
+    // Room for what is added at the end.
+    let mut values = Members::with_capacity(members.len() + 4);
+    for member in members {
+        if let Some(value) = value(member, sent, row, extras)? {
+            values.push((member.key.as_str(), value));
         }
-    };
-    if !written {
-        text.truncate(before);
     }
-    Ok(())
+    Ok(values)
+}
+
+fn value(member: &Member, sent: &[Sent], row: &Row, extras: &[Extra]) -> Result<Option<Json>, Fault> {
+    match &member.value {
+        Value::Sent(number) => match sent.get(*number) {
+            Some(sent) => sent_value(sent, row),
+            None => Ok(None),
+        },
+        Value::Object(inner) => {
+            let mut values = members(inner, sent, row, &[])?;
+            let into_this = extras.iter().filter(|(object, ..)| *object == member.key);
+            values.extend(into_this.map(|(_, key, json)| (*key, *json)));
+            Ok((!values.is_empty()).then(|| Json::object(values)))
+        }
+    }
 }
 
 /// A composite key is one text, its parts joined by `/`.
-fn write_value(sent: &Sent, row: &Row, text: &mut String) -> Result<bool, Fault> {
+fn sent_value(sent: &Sent, row: &Row) -> Result<Option<Json>, Fault> {
     if let [column] = sent.columns.as_slice() {
-        return column.write_json(row, text);
+        return column.json(row);
     }
     let mut parts = Vec::with_capacity(sent.columns.len());
     for column in &sent.columns {
         parts.push(column.text(row)?.unwrap_or_default());
     }
-    write_string(&parts.join("/"), text);
-    Ok(true)
-}
-
-fn write_key(key: &str, text: &mut String) {
-    if !text.ends_with(['{', ' ']) {
-        text.push(',');
-    }
-    write_string(key, text);
-    text.push(':');
-}
-
-fn parse(mut text: String) -> Result<pg_sys::Datum, Fault> {
-    text.push('\0');
-    // SAFETY: jsonb_in takes a NUL-terminated string; no value of a column holds a NUL.
-    let parsed = unsafe {
-        direct_function_call_as_datum(
-            pg_sys::jsonb_in,
-            &[Some(pg_sys::Datum::from(text.as_ptr().cast_mut()))],
-        )
-    };
-    parsed.ok_or_else(|| Fault::Internal("jsonb_in returned null".to_owned()))
+    Ok(Some(Json::text(&parts.join("/"))))
 }
 
 /// As whoever changes the table, without a check of EXECUTE: the table's owner chose the function and could call it.

@@ -6,15 +6,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::fmt::Write as _;
 
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
-use pgrx::{AnyNumeric, PgOid, direct_function_call, pg_sys};
+use pgrx::{AnyNumeric, PgOid, direct_function_call_as_datum, pg_sys};
 
 use crate::emit::POSTGRES_EPOCH_UNIX_MICROS;
 use crate::fault::Fault;
+use crate::json::Json;
 use crate::watch::row::Row;
 
 unsafe extern "C-unwind" {
@@ -45,9 +45,11 @@ enum Kind {
     Timestamptz,
     Timestamp,
     Date,
-    /// numeric and floats: the output function prints every digit.
-    Number(pg_sys::Oid),
+    Numeric,
+    /// The output function prints every digit.
+    Float(pg_sys::Oid),
     Money,
+    Jsonb,
     /// Anything else that is one word: its output function.
     Output(pg_sys::Oid),
     /// What has structure.
@@ -93,7 +95,7 @@ impl Column {
         let Some(datum) = row.get(self) else { return Ok(false) };
         Ok(match self.kind {
             Kind::Bool => datum.value() & 0xFF != 0,
-            Kind::Timestamptz | Kind::Timestamp | Kind::Date | Kind::Structured => true,
+            Kind::Timestamptz | Kind::Timestamp | Kind::Date | Kind::Structured | Kind::Jsonb => true,
             _ => {
                 let text = self.text(row)?.unwrap_or_default();
                 let text = text.trim();
@@ -120,7 +122,11 @@ impl Column {
 
     pub(crate) fn number(&self, row: &Row) -> Result<Option<AnyNumeric>, Fault> {
         let text = match self.kind {
-            Kind::Money => row.get(self).and_then(money),
+            // SAFETY: the output function of what money becomes.
+            Kind::Money => row
+                .get(self)
+                .and_then(money)
+                .map(|number| unsafe { print(pg_sys::F_NUMERIC_OUT.into(), number) }),
             _ => self.text(row)?,
         };
         Ok(text.and_then(|text| AnyNumeric::try_from(text.trim()).ok()))
@@ -147,37 +153,40 @@ impl Column {
         })
     }
 
-    /// Appends the value as JSON; false, and nothing appended, if it is null.
-    pub(crate) fn write_json(&self, row: &Row, out: &mut String) -> Result<bool, Fault> {
-        let Some(datum) = row.get(self) else { return Ok(false) };
-        match self.kind {
-            Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 => {
-                out.push_str(&self.text(row)?.unwrap_or_default())
-            }
-            Kind::Text => write_string(&self.text(row)?.unwrap_or_default(), out),
+    /// The value as JSON; `None` if it is null.
+    pub(crate) fn json(&self, row: &Row) -> Result<Option<Json>, Fault> {
+        let Some(datum) = row.get(self) else { return Ok(None) };
+        Ok(Some(match self.kind {
+            Kind::Bool => Json::boolean(datum.value() & 0xFF != 0),
+            Kind::Int2 => Json::integer(i64::from(datum.value() as i16)),
+            Kind::Int4 => Json::integer(i64::from(datum.value() as i32)),
+            Kind::Int8 => Json::integer(datum.value() as i64),
+            // SAFETY: the datum is of the kind's type.
+            Kind::Text => unsafe { Json::text_datum(datum) },
+            // SAFETY: as above.
+            Kind::Numeric => unsafe { Json::numeric(datum) },
+            // SAFETY: as above.
+            Kind::Jsonb => unsafe { Json::jsonb(datum) },
             Kind::Timestamptz | Kind::Timestamp | Kind::Date => match self.time_text(datum) {
-                Some(text) => write_string(&text, out),
-                None => return self.write_structured(datum, out),
+                Some(text) => Json::text(&text),
+                None => return self.structured(datum).map(Some),
             },
-            Kind::Number(output) => {
+            Kind::Float(output) => {
                 // SAFETY: the output function of the column's own type.
                 let text = unsafe { print(output, datum) };
                 // NaN and Infinity are no JSON numbers.
                 if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) {
-                    out.push_str(&text);
+                    Json::parsed(&text)?
                 } else {
-                    write_string(&text, out);
+                    Json::text(&text)
                 }
             }
-            Kind::Money => match money(datum) {
-                Some(text) => out.push_str(&text),
-                None => return Ok(false),
-            },
+            // SAFETY: a numeric.
+            Kind::Money => return Ok(money(datum).map(|number| unsafe { Json::numeric(number) })),
             // SAFETY: the output function of the column's own type.
-            Kind::Output(output) => write_string(&unsafe { print(output, datum) }, out),
-            Kind::Structured => return self.write_structured(datum, out),
-        }
-        Ok(true)
+            Kind::Output(output) => unsafe { Json::printed(pg_sys::OidOutputFunctionCall(output, datum)) },
+            Kind::Structured => self.structured(datum)?,
+        }))
     }
 
     /// RFC 3339 (UTC) for a time with zone; without one, the same without the zone. `None` beyond the years 1 to 9999.
@@ -207,28 +216,35 @@ impl Column {
         })
     }
 
-    fn write_structured(&self, datum: pg_sys::Datum, out: &mut String) -> Result<bool, Fault> {
+    fn structured(&self, datum: pg_sys::Datum) -> Result<Json, Fault> {
         thread_local! {
             static PREPARED: RefCell<HashMap<pg_sys::Oid, OwnedPreparedStatement>> = RefCell::new(HashMap::new());
         }
+        // SAFETY: a global of the backend.
+        let outside = unsafe { pg_sys::CurrentMemoryContext };
         Spi::connect(|client| {
             // Taken out while it runs: a cast of the type's own may come back here.
             let kept = PREPARED.with_borrow_mut(|all| all.remove(&self.type_oid));
             let statement = match kept {
                 Some(kept) => kept,
-                None => client
-                    .prepare(
-                        "select pg_catalog.to_jsonb($1)::pg_catalog.text",
-                        &[PgOid::from(self.type_oid)],
-                    )?
-                    .keep(),
+                None => {
+                    client.prepare("select pg_catalog.to_jsonb($1)", &[PgOid::from(self.type_oid)])?.keep()
+                }
             };
             // SAFETY: the datum is a value of the column's type.
             let argument = unsafe { DatumWithOid::new(datum, self.type_oid) };
-            let text = client.select(&statement, Some(1), &[argument])?.first().get_one::<String>()?;
+            let made = client.select(&statement, Some(1), &[argument])?.first().get_datum_by_ordinal(1)?;
             PREPARED.with_borrow_mut(|all| all.insert(self.type_oid, statement));
-            out.push_str(text.as_deref().unwrap_or("null"));
-            Ok(true)
+            let Some(made) = made else { return Ok(Json::null()) };
+            // Copied out, because what SPI returned ends with the connection.
+            // SAFETY: the context was current before the connection; to_jsonb returns jsonb.
+            unsafe {
+                let before = pg_sys::MemoryContextSwitchTo(outside);
+                let copy = pg_sys::pg_detoast_datum_copy(made.cast_mut_ptr());
+                let json = Json::jsonb(pg_sys::Datum::from(copy));
+                pg_sys::MemoryContextSwitchTo(before);
+                Ok(json)
+            }
         })
     }
 }
@@ -253,9 +269,11 @@ impl Kind {
             pg_sys::TIMESTAMPTZOID => Kind::Timestamptz,
             pg_sys::TIMESTAMPOID => Kind::Timestamp,
             pg_sys::DATEOID => Kind::Date,
-            pg_sys::NUMERICOID | pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Kind::Number(output),
+            pg_sys::NUMERICOID => Kind::Numeric,
+            pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => Kind::Float(output),
             pg_sys::MONEYOID => Kind::Money,
-            pg_sys::JSONOID | pg_sys::JSONBOID => Kind::Structured,
+            pg_sys::JSONBOID => Kind::Jsonb,
+            pg_sys::JSONOID => Kind::Structured,
             // Enums, and strings of other extensions such as citext.
             _ if class == b'e' || category == b'S' => Kind::Output(output),
             _ if class == b'c' || category == b'A' => Kind::Structured,
@@ -277,25 +295,8 @@ unsafe fn print(output: pg_sys::Oid, datum: pg_sys::Datum) -> String {
     }
 }
 
-/// Money as a plain number: how it prints depends on lc_monetary.
-fn money(datum: pg_sys::Datum) -> Option<String> {
+/// Money as a numeric: how it prints depends on lc_monetary.
+fn money(datum: pg_sys::Datum) -> Option<pg_sys::Datum> {
     // SAFETY: cash_numeric takes one money.
-    let number = unsafe { direct_function_call::<AnyNumeric>(pg_sys::cash_numeric, &[Some(datum)]) };
-    number.map(|number| number.to_string())
-}
-
-pub(crate) fn write_string(text: &str, out: &mut String) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\u{0}'..='\u{1F}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(character));
-            }
-            _ => out.push(character),
-        }
-    }
-    out.push('"');
+    unsafe { direct_function_call_as_datum(pg_sys::cash_numeric, &[Some(datum)]) }
 }

@@ -3,6 +3,7 @@
 use pgrx::{AnyNumeric, pg_sys};
 
 use crate::fault::Fault;
+use crate::json::Json;
 use crate::watch::body::{self, Extra};
 use crate::watch::plan::Watch;
 use crate::watch::row::Row;
@@ -43,7 +44,7 @@ impl Change<'_> {
             Presence::Went => {
                 let gone = Found {
                     from_old: true,
-                    extras: vec![("", "active", "false".to_owned())],
+                    extras: vec![("", "active", Json::boolean(false))],
                     ..found("USER_DELETED")
                 };
                 return Ok(vec![gone]);
@@ -71,9 +72,8 @@ impl Change<'_> {
         }
         if self.logged_in(old, new) {
             let mut login = self.with_time("USER_LOGIN", "login", "loggedInAt", new)?;
-            let mut address = String::new();
             if let Some(column) = watch.signal("login_ip")
-                && column.write_json(new, &mut address)?
+                && let Some(address) = column.json(new)?
             {
                 login.extras.push(("", "ipAddress", address));
             }
@@ -174,7 +174,7 @@ impl Change<'_> {
             let extras = if amount.is_nan() {
                 Vec::new()
             } else {
-                vec![("reseller", "creditAmount", amount.to_string())]
+                vec![("reseller", "creditAmount", Json::parsed(&amount.to_string())?)]
             };
             events.push(Found { extras, ..found(event) });
         }
@@ -224,10 +224,9 @@ impl Change<'_> {
         row: &Row,
     ) -> Result<Found, Fault> {
         let mut extras = Vec::new();
-        let mut time = String::new();
         if let Some(column) = self.watch.signal(signal)
             && column.is_time()
-            && column.write_json(row, &mut time)?
+            && let Some(time) = column.json(row)?
         {
             extras.push(("", key, time));
         }
@@ -268,9 +267,8 @@ impl Change<'_> {
             _ => return Ok(None),
         };
         let mut extras = Vec::new();
-        let mut name = String::new();
         if let Some(plan) = plan
-            && plan.write_json(old, &mut name)?
+            && let Some(name) = plan.json(old)?
         {
             extras.push(("subscription", "previousGroupName", name));
         }

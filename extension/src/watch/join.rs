@@ -11,6 +11,7 @@ use pgrx::spi::OwnedPreparedStatement;
 use pgrx::{PgOid, Spi, pg_sys};
 
 use crate::fault::Fault;
+use crate::statement::oid;
 use crate::watch::column::Column;
 use crate::watch::mapping::{Mapping, User};
 use crate::watch::plan::{self, Facts, Watch};
@@ -18,7 +19,6 @@ use crate::watch::resolve::{Known, resolve};
 use crate::watch::rights::Acting;
 use crate::watch::row::Row;
 use crate::watch::source;
-use crate::watch::statement::oid;
 
 pub(crate) struct Join {
     pub(crate) relation: pg_sys::Oid,

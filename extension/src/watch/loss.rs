@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use pgrx::{Spi, pg_sys};
 
 use crate::fault::Fault;
+use crate::statement::{oid, run};
 use crate::watch::plan;
 use crate::watch::rights::Acting;
 use crate::watch::savepoint::attempt;
-use crate::watch::statement::{oid, run};
 
 /// A trigger without a watch is counted in memory, and written down this often (in changes): a restore that lost its
 /// watches must not fill a table.

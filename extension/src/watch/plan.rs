@@ -7,6 +7,7 @@ use std::rc::Rc;
 use pgrx::{AnyNumeric, Spi, pg_guard, pg_sys};
 
 use crate::fault::Fault;
+use crate::statement::{oid, run};
 use crate::watch::body::{self, Member};
 use crate::watch::column::Column;
 use crate::watch::join::Join;
@@ -15,7 +16,6 @@ use crate::watch::resolve::Resolved;
 use crate::watch::rights::{Acting, PinnedPath};
 use crate::watch::row::Row;
 use crate::watch::source::{self, Source};
-use crate::watch::statement::{oid, run};
 
 pub(crate) struct Watch {
     /// The table that was named to `orbhook_watch`: the root of a partition.

@@ -10,9 +10,9 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use crate::fault::{Fault, or_raise};
+use crate::statement::{oid, once};
 use crate::watch::resolve::Resolved;
 use crate::watch::source::{self, Source};
-use crate::watch::statement::{oid, once};
 use crate::watch::{attach, plan};
 
 /// Writes a watch down, with the number of each column, by which a rename is recognised.
@@ -46,7 +46,7 @@ fn watch_widen(target: pg_sys::Oid) {
     or_raise(attach::widen(target));
 }
 
-/// After an ALTER TABLE.
+/// After an ALTER TABLE, and after a BEFORE trigger was made.
 #[pg_extern(sql = false)]
 fn watch_refit(target: pg_sys::Oid) {
     or_raise(refit(target));
@@ -57,7 +57,9 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
         select w.source, w.resolved::text, w.numbers::text, w.broken, \
                exists (select from pg_trigger t where t.tgrelid = w.target and t.tgname = 'orbhook_insert'), \
                exists (select from pg_trigger t \
-                       where t.tgrelid = w.target and t.tgname = 'orbhook_update' and t.tgqual is not null) \
+                       where t.tgrelid = w.target and t.tgname = 'orbhook_update' and t.tgqual is not null), \
+               exists (select from pg_trigger t \
+                       where t.tgrelid = w.target and t.tgname = 'orbhook_update' and cardinality(t.tgattr::int2[]) > 0) \
         from orbhook.watches w where w.target = $1";
     const CHANGED: &str = "update orbhook.watches w set resolved = $2::jsonb, numbers = $3::jsonb, broken = $4 where w.target = $1";
     let found = Spi::connect(|client| -> Result<_, Fault> {
@@ -70,9 +72,12 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
             row.get::<Vec<String>>(4)?.unwrap_or_default(),
             row.get::<bool>(5)? == Some(true),
             row.get::<bool>(6)? == Some(true),
+            row.get::<bool>(7)? == Some(true),
         )))
     })?;
-    let Some((name, resolved, stored, mut broken, attached, guarded)) = found else { return Ok(()) };
+    let Some((name, resolved, stored, mut broken, attached, guarded, narrowed)) = found else {
+        return Ok(());
+    };
     let Some(source) = source::find(&name) else { return Ok(()) };
     let resolved: Resolved = serde_json::from_str(&resolved).unwrap_or_default();
     let now = numbers(target)?;
@@ -123,6 +128,8 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
     // While a dump is restored the watch is there before its triggers: the dump brings those itself.
     if attached && (!guarded || gone.iter().any(|column| renamed(column).is_none())) {
         attach::attach(target, source, &fitted)?;
+    } else if narrowed && attach::is_written_before(target)? {
+        attach::attach_update(target, source, &fitted)?;
     }
     plan::forget_everywhere(&[target]);
     Ok(())

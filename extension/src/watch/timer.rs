@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use crate::emit::{self, time};
 use crate::fault::{Fault, or_raise};
+use crate::statement::{oid, run};
 use crate::watch::body;
 use crate::watch::detect::Change;
 use crate::watch::join::{qualified, quoted};
@@ -18,7 +19,6 @@ use crate::watch::plan::{self, Watch};
 use crate::watch::rights::Acting;
 use crate::watch::row::Row;
 use crate::watch::savepoint::attempt;
-use crate::watch::statement::{oid, run};
 
 /// Timers looked at in one call: bounds how long a sidecar's look can take.
 const TIMERS_PER_LOOK: i64 = 100;
@@ -289,10 +289,7 @@ pub(crate) fn backfill(
             key.join(", "),
             qualified(target)?
         );
-        crate::watch::statement::once(
-            &sql,
-            &[oid(target), timer.event.into(), f64::from(grace_seconds).into()],
-        )?;
+        crate::statement::once(&sql, &[oid(target), timer.event.into(), f64::from(grace_seconds).into()])?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ pub(crate) fn run<'client>(
     thread_local! {
         static PREPARED: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::new(HashMap::new());
     }
+    // Taken out while it runs: a trigger that somebody put on the table may come back here.
     let kept = PREPARED.with_borrow_mut(|all| all.remove(sql));
     let statement = match kept {
         Some(kept) => kept,
