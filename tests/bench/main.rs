@@ -9,6 +9,7 @@
 mod cost;
 mod deliver;
 mod drain;
+mod emit;
 mod figures;
 mod growth;
 mod latency;
@@ -17,6 +18,7 @@ mod policy;
 mod pump;
 mod server;
 mod sink;
+mod watch;
 mod written;
 
 use std::env;
@@ -34,6 +36,8 @@ struct Section {
 }
 
 const SECTIONS: &[Section] = &[
+    Section { name: "emit", always: true, measure: || Box::pin(emit::measure()) },
+    Section { name: "watch", always: true, measure: || Box::pin(watch::measure()) },
     Section { name: "deliver", always: true, measure: || Box::pin(deliver::measure()) },
     Section { name: "latency", always: true, measure: || Box::pin(latency::measure()) },
     Section { name: "cost", always: true, measure: || Box::pin(cost::measure()) },
