@@ -26,7 +26,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::figures::{Figures, note};
+use crate::figures::Figures;
 
 struct Section {
     name: &'static str,

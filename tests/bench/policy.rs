@@ -9,7 +9,7 @@ use orbhook_tests::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{Figures, note};
+use crate::figures::{Figures, Goal, note};
 
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -55,18 +55,22 @@ async fn pace(figures: &mut Figures, limit: usize, sidecars: usize) {
     drained(&database).await;
     let requests = receiver.so_far();
     let span = requests.last().unwrap().at.duration_since(requests.first().unwrap().at);
+    let run =
+        format!("limit {limit}/s, {sidecars} sidecar{}, one killed", if sidecars == 1 { "" } else { "s" });
+    figures.measure(
+        format!("{run}: most requests in any second"),
+        "requests",
+        count(most_within(&requests, Duration::from_secs(1))),
+        Goal::AtMost(count(limit + 1)),
+    );
     note(
         figures,
+        format!("{run}: measured on"),
         format!(
-            "limit {limit}/s, {sidecars} sidecar{}, one killed: most requests in any second",
-            if sidecars == 1 { "" } else { "s" }
-        ),
-        format!(
-            "{} ({} requests in {:.1} s; the receiver itself stood still for at most {:.0} ms)",
-            most_within(&requests, Duration::from_secs(1)),
+            "{} requests in {:.1} s; the receiver itself stood still for at most {:.0} ms",
             requests.len(),
             span.as_secs_f64(),
-            standstill.longest().as_secs_f64() * 1e3,
+            ms(standstill.longest()),
         ),
     );
 }
@@ -114,20 +118,25 @@ async fn hostile(figures: &mut Figures) {
         "hostile receivers tried",
         format!("{} kinds at once, {} attempts", servers.len(), attempts - 1),
     );
-    note(
-        figures,
-        "hostile receivers: worst attempt, time beyond its timeout of 1 s",
-        format!("{} ms ({})", worst.get::<_, i32>(0), worst.get::<_, String>(1)),
+    figures.measure(
+        format!(
+            "hostile receivers: worst attempt ({}), time beyond its timeout of 1 s",
+            worst.get::<_, String>(1)
+        ),
+        "ms",
+        f64::from(worst.get::<_, i32>(0)),
+        Goal::AtMost(1_000.0),
     );
-    note(
-        figures,
-        "hostile receivers: growth of the sidecar's memory at its peak",
-        format!("{:.1} MiB over {:.1} MiB", mib(growth), mib(before)),
+    figures.measure(
+        format!("hostile receivers: growth of the sidecar's memory at its peak, over {:.1} MiB", mib(before)),
+        "MiB",
+        mib(growth),
+        Goal::AtMost(32.0),
     );
 }
 
 async fn addresses(figures: &mut Figures) {
-    let what = "URLs that must not be reached, stored past the check at creation, and connections begun";
+    let what = "URLs that must not be reached, stored past the check at creation";
     if !is_in_namespace() {
         note(figures, what, "not measured: needs root, for a network namespace");
         return;
@@ -150,10 +159,12 @@ async fn addresses(figures: &mut Figures) {
     let blocked: i64 = database
         .one("select count(*) from orbhook.attempts where error_class = 'address_blocked'", &[])
         .await;
-    note(
-        figures,
-        what,
-        format!("{} URLs, {blocked} refused, {begun} connections (the kernel's count)", urls.len()),
+    note(figures, what, format!("{} URLs, {blocked} refused", urls.len()));
+    figures.measure(
+        "connections begun to them (the kernel's count)",
+        "connections",
+        f64::from(u32::try_from(begun).unwrap()),
+        Goal::AtMost(0.0),
     );
 }
 
@@ -208,10 +219,11 @@ async fn neighbours_and_replay(figures: &mut Figures) {
     let beside = latencies(&database, &receiver, HEALTHY, EVENTS).await;
     for (name, percent) in [("p50", 50), ("p99", 99)] {
         let (alone, beside) = (percentile(&alone, percent), percentile(&beside, percent));
-        note(
-            figures,
-            format!("healthy webhooks, from emit to receiver, {name}: alone, beside four bad ones, ratio"),
-            format!("{:.1} ms, {:.1} ms, {:.2}", ms(alone), ms(beside), ms(beside) / ms(alone)),
+        figures.compare(
+            format!("healthy webhooks, from emit to receiver, {name}: beside four bad ones ÷ alone"),
+            "ms",
+            &[(ms(alone), ms(beside))],
+            (percent == 99).then_some(Goal::AtMost(2.0)),
         );
     }
     let left: i64 =
@@ -232,20 +244,22 @@ async fn replay(figures: &mut Figures, database: &Database, webhook: Uuid) {
         .one("select orbhook_replay($1, now() - interval '1 day', \"only\" => 'all')", &[&webhook])
         .await;
     let took = begun.elapsed();
-    note(
-        figures,
+    figures.measure(
         format!("the statement orbhook_replay over {finished} deliveries of one webhook"),
-        format!("{:.1} ms", ms(took)),
+        "ms",
+        ms(took),
+        None,
     );
     wait_until("the replay to show progress", DEADLINE, async || {
         let progress = "select queued >= 10000 from orbhook.replay_progress where id = $1";
         database.one::<bool>(progress, &[&id]).await.then_some(())
     })
     .await;
-    note(
-        figures,
+    figures.measure(
         "its first 10,000 deliveries queued again after",
-        format!("{:.1} s", begun.elapsed().as_secs_f64()),
+        "s",
+        begun.elapsed().as_secs_f64(),
+        None,
     );
 }
 
@@ -295,6 +309,10 @@ async fn drained(database: &Database) {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap())
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -53,6 +53,41 @@ async fn an_event_reaches_the_receiver_signed() {
 }
 
 #[tokio::test]
+async fn a_retry_carries_the_same_id_and_is_signed_anew_with_the_time_of_its_own() {
+    const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+    let database = Database::new().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_next("/hook", [Answer::status(500)]);
+    let mut config = generic(&receiver.url("/hook"));
+    config["signingSecret"] = json!(SECRET);
+    config["retryDelay"] = json!(RETRY_DELAY.as_secs());
+    database.create_webhook(config).await;
+    let _sidecar = Sidecar::start(&database).await;
+    database.emit("USER_CREATED", json!({"n": 1})).await;
+    let requests = receiver.requests(2).await;
+    all_settled(&database).await;
+
+    let [first, second] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+    assert_eq!(first.webhook_id(), second.webhook_id());
+    assert_eq!(first.body, second.body);
+    let waited = second.at.duration_since(first.at);
+    assert!(waited >= RETRY_DELAY, "tried again after {waited:?}");
+    let timestamp = |request: &Request| request.header("webhook-timestamp").unwrap().parse::<u64>().unwrap();
+    assert!(timestamp(second) >= timestamp(first) + RETRY_DELAY.as_secs());
+    assert_ne!(first.header("webhook-signature"), second.header("webhook-signature"));
+    for request in [first, second] {
+        verify_signature(SECRET, request).unwrap();
+    }
+
+    let attempts = "select number, status_code, error_class from orbhook.attempts order by number";
+    let attempts: Vec<(i32, i32, Option<String>)> =
+        database.rows(attempts, &[]).await.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    assert_eq!(attempts, [(1, 500, Some("http_5xx".to_owned())), (2, 200, None)]);
+    assert_eq!(receiver.count(), 2);
+}
+
+#[tokio::test]
 async fn every_subscribed_webhook_gets_an_event_and_no_other() {
     let database = Database::new().await;
     let receiver = Receiver::start().await;

@@ -87,6 +87,115 @@ async fn zero_days_means_never() {
 }
 
 #[tokio::test]
+async fn after_how_many_days_is_for_the_operator_to_say() {
+    for (days, age, stays_on) in
+        [(1, "1 day 1 minute", false), (30, "29 days", true), (30, "30 days 1 minute", false)]
+    {
+        let (database, claimer, webhook) = with(json!({"maxRetries": 10})).await;
+        let name = database.name();
+        database
+            .execute(&format!(
+                "load 'orbhook'; alter database {name} set orbhook.switch_off_after_days = {days}"
+            ))
+            .await;
+        fail_once(&database, &claimer).await;
+        age_failures(&database, age).await;
+        // Set for sessions to come.
+        let session = database.connect().await;
+        database.emit("USER_CREATED", json!({})).await;
+        let claimed = claimer.claim(&database, 1).await.remove(0);
+        let result = json!([orbhook_tests::answered(&claimed, 500, json!({}))]);
+        session.rows("select * from orbhook.settle($1, $2)", &[&claimer.id, &result]).await;
+        assert_eq!(is_active(&database, webhook).await, stays_on, "{age} of trying, {days} days allowed");
+    }
+}
+
+#[tokio::test]
+async fn a_success_within_the_five_days_begins_them_anew() {
+    let (database, claimer, webhook) = with(json!({"maxRetries": 100})).await;
+    fail_once(&database, &claimer).await;
+    age_failures(&database, "4 days").await;
+    succeed_once(&database, &claimer).await;
+    fail_once(&database, &claimer).await;
+    age_failures(&database, "4 days").await;
+    fail_once(&database, &claimer).await;
+    assert!(is_active(&database, webhook).await, "eight days of trouble, and a success in the middle");
+    age_failures(&database, "1 day 1 minute").await;
+    fail_once(&database, &claimer).await;
+    assert!(!is_active(&database, webhook).await, "five days since the first failure after it");
+}
+
+#[tokio::test]
+async fn a_webhook_that_works_every_other_time_is_left_on() {
+    let (database, claimer, webhook) = with(json!({"maxRetries": 100})).await;
+    for _ in 0..6 {
+        fail_once(&database, &claimer).await;
+        age_failures(&database, "4 days").await;
+        fail_once(&database, &claimer).await;
+        succeed_once(&database, &claimer).await;
+    }
+    assert!(is_active(&database, webhook).await);
+    let reported = "select exists (select from orbhook.events where event_type = 'WEBHOOK_DISABLED')";
+    assert!(!database.one::<bool>(reported, &[]).await);
+}
+
+#[tokio::test]
+async fn a_hook_that_its_provider_revoked_is_switched_off_with_a_reason_a_person_understands() {
+    for (provider, config, status, body, says) in [
+        (
+            "SLACK",
+            json!({}),
+            404,
+            "no_service",
+            "the webhook was removed or disabled in Slack; create a new one",
+        ),
+        ("SLACK", json!({}), 404, "channel_not_found", "the channel does not exist"),
+        ("SLACK", json!({}), 403, "invalid_token", "not valid any more"),
+        (
+            "GOHIGHLEVEL",
+            json!({"locationId": "loc", "target": "inbound"}),
+            404,
+            "",
+            "copy its webhook URL again",
+        ),
+        (
+            "GOHIGHLEVEL",
+            json!({"locationId": "loc", "target": "api", "apiKey": "k"}),
+            401,
+            "",
+            "the apiKey is not accepted",
+        ),
+        ("ZAPIER", json!({}), 410, "", "turn the Zap on again"),
+    ] {
+        let (database, claimer, webhook) =
+            with(json!({"providerType": provider, "providerSpecificConfig": config})).await;
+        let event: Value = serde_json::from_str(include_str!("document/user_created.json")).unwrap();
+        database.emit("USER_CREATED", event.clone()).await;
+        let claimed = claimer.claim(&database, 1).await.remove(0);
+        database.emit("USER_CREATED", event.clone()).await;
+        let mut result = orbhook_tests::answered(&claimed, status, json!({}));
+        result["body"] = json!(body);
+        claimer.settle(&database, json!([result])).await;
+
+        let select = "select active, inactive_reason from orbhook.webhooks where id = $1";
+        let row = database.rows(select, &[&webhook]).await.remove(0);
+        let reason = row.get::<_, Option<String>>(1).unwrap_or_default();
+        assert!(!row.get::<_, bool>(0), "{provider} {status} {body}");
+        assert!(
+            reason.contains(&status.to_string()) && reason.contains(says),
+            "{provider} {status} {body}: {reason}"
+        );
+        let queued = "select count(*) from orbhook.deliveries_open";
+        assert_eq!(database.one::<i64>(queued, &[]).await, 1, "what is queued stays");
+
+        let skipped: Uuid = database.emit("USER_CREATED", event).await;
+        let skipped: Value =
+            database.one("select skipped from orbhook.events where id = $1", &[&skipped]).await;
+        assert_eq!(skipped, json!([{"webhook": webhook.to_string(), "reason": "inactive"}]));
+    }
+}
+
+#[tokio::test]
 async fn others_hear_of_a_webhook_switched_off_and_of_a_delivery_that_failed_once_an_hour() {
     let (database, claimer, failing) = with(json!({"maxRetries": 0, "subscribedEvents": ["*"]})).await;
     let mut config = generic("http://127.0.0.1:9/operator");
@@ -114,6 +223,41 @@ async fn others_hear_of_a_webhook_switched_off_and_of_a_delivery_that_failed_onc
     let about_itself = "select count(*) from orbhook.deliveries d join orbhook.events e on e.id = d.event_id
                         where d.webhook_id = $1 and e.event_type <> 'USER_CREATED'";
     assert_eq!(database.one::<i64>(about_itself, &[&failing]).await, 0, "never to the webhook it is about");
+}
+
+#[tokio::test]
+async fn an_hour_later_they_hear_of_it_again() {
+    let (database, claimer, webhook) = with(json!({"maxRetries": 0})).await;
+    let mut config = generic("http://127.0.0.1:9/operator");
+    config["subscribedEvents"] = json!(["WEBHOOK_DISABLED", "DELIVERY_FAILED"]);
+    let operator = database.create_webhook(config).await;
+    let passes = async |time: &str, kind: &str| {
+        let age = format!(
+            "update orbhook.webhook_state set reported_{kind}_at = reported_{kind}_at - interval '{time}'"
+        );
+        database.execute(&age).await;
+    };
+    let heard = async || -> Vec<String> {
+        claim_for(&database, &claimer, operator).await.into_iter().map(|report| report.event_type).collect()
+    };
+    fail_once(&database, &claimer).await;
+    assert_eq!(heard().await, ["DELIVERY_FAILED"]);
+    passes("59 minutes", "failed").await;
+    fail_once(&database, &claimer).await;
+    assert_eq!(heard().await, [""; 0], "59 minutes are not an hour");
+    passes("1 minute", "failed").await;
+    fail_once(&database, &claimer).await;
+    assert_eq!(heard().await, ["DELIVERY_FAILED"]);
+
+    for round in ["first", "second"] {
+        database.emit("USER_CREATED", json!({})).await;
+        let claimed = claimer.claim(&database, 1).await.remove(0);
+        claimer.answer(&database, &claimed, 410, json!({})).await;
+        assert_eq!(heard().await, ["WEBHOOK_DISABLED"], "the {round} time");
+        let on = "select orbhook_update_webhook($1, '{\"active\": true}')";
+        database.rows(on, &[&webhook]).await;
+        passes("1 hour", "disabled").await;
+    }
 }
 
 #[tokio::test]
@@ -146,12 +290,20 @@ async fn with(changes: Value) -> (Database, Claimer, Uuid) {
 
 /// Emits an event and lets its first attempt fail.
 async fn fail_once(database: &Database, claimer: &Claimer) {
+    answer_once(database, claimer, 500).await;
+}
+
+async fn succeed_once(database: &Database, claimer: &Claimer) {
+    answer_once(database, claimer, 200).await;
+}
+
+async fn answer_once(database: &Database, claimer: &Claimer, status: u16) {
     let event = database.emit("USER_CREATED", json!({})).await;
     let delivery: Uuid =
         database.one("select id from orbhook.deliveries_open where event_id = $1", &[&event]).await;
     for claimed in claimer.claim(database, 100).await {
         if claimed.delivery == delivery {
-            claimer.answer(database, &claimed, 500, json!({})).await;
+            claimer.answer(database, &claimed, status, json!({})).await;
         } else {
             let released = json!([{"delivery": claimed.delivery.to_string(), "attempt": claimed.attempt, "outcome": "released"}]);
             claimer.settle(database, released).await;

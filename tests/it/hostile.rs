@@ -2,10 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use orbhook_tests::{
-    Answer, Authority, Database, Hostile, Misbehaviour, Receiver, Sidecar, SidecarProcess, generic,
-    wait_until,
+    Answer, Authority, Database, Hostile, Misbehaviour, Receiver, Sidecar, SidecarProcess, Standstill,
+    generic, wait_until,
 };
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 /// Of every webhook here; the least that can be configured.
 const TIMEOUT_MS: i32 = 1_000;
@@ -47,6 +48,7 @@ async fn every_attempt_ends_in_time_with_its_reason_and_without_taking_memory() 
     database.create_webhook(good).await;
     let ca_file = authority.file().display().to_string();
     let sidecar = SidecarProcess::start(&database, &["--ca-file", &ca_file]).await;
+    let standstill = Standstill::watch();
 
     // Once around with a receiver that behaves: what is only made when first needed is made then.
     database.emit("USER_CREATED", json!({})).await;
@@ -93,6 +95,18 @@ async fn every_attempt_ends_in_time_with_its_reason_and_without_taking_memory() 
         }
         if class != "delivered" && reason.is_empty() {
             faults.push(format!("{name}: {class} without a word"));
+        }
+    }
+    // By the other side's clock as well. A connection that was in order is kept for the next attempt, and one of HTTP/2
+    // is in order when a request in it was given up.
+    let lasts_max =
+        Duration::from_millis(u64::try_from(TIMEOUT_MS + OVERTIME_MS).unwrap()) + standstill.longest();
+    for (misbehaviour, server) in Misbehaviour::ALL.iter().zip(&hostile) {
+        let (name, lasted) = (format!("{misbehaviour:?}"), server.longest_connection());
+        let is_kept =
+            expected(&name) == "delivered" || expected(&name).starts_with("http") || misbehaviour.needs_tls();
+        if !is_kept && lasted > lasts_max {
+            faults.push(format!("{name}: its connection lasted {lasted:?}"));
         }
     }
     // On a busy machine an answer may come after the second that it has; not each time, though.
@@ -150,6 +164,46 @@ async fn round_ended(database: &Database) {
         (!database.one::<bool>(pending, &[]).await).then_some(())
     })
     .await;
+}
+
+/// Whoever does not even say hello is given up long before the timeout of the whole attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_not_made_in_five_seconds_is_given_up() {
+    const CONNECT_TIMEOUT_MS: i32 = 5_000;
+    const TIMEOUT_SECONDS: i32 = 15;
+
+    let database = Database::new().await;
+    let tls = Authority::new().issue().acceptor(&[]);
+    let unaccepting = Hostile::start(Misbehaviour::NeverAccepts, &tls).await;
+    let silent =
+        Hostile::serving(async |mut stream| stream.read_to_end(&mut Vec::new()).await.map(drop)).await;
+    for (name, url) in [
+        ("never accepts", format!("http://{}/", unaccepting.address())),
+        ("no TLS hello", format!("https://{}/", silent.address())),
+    ] {
+        let mut config = generic(&url);
+        config["name"] = json!(name);
+        config["timeoutSeconds"] = json!(TIMEOUT_SECONDS);
+        config["subscribedEvents"] = json!(["USER_CREATED"]);
+        config["maxRetries"] = json!(0);
+        database.create_webhook(config).await;
+    }
+    let _sidecar = Sidecar::start(&database).await;
+    database.emit("USER_CREATED", json!({})).await;
+    round_ended(&database).await;
+
+    let select = "select w.name, a.error_class, a.error, a.duration_ms, a.connect_ms
+                  from orbhook.attempts a join orbhook.webhooks w on w.id = a.webhook_id order by 1";
+    let rows = database.rows(select, &[]).await;
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        let (name, class, reason): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        assert_eq!(class, "timeout_connect", "{name}: {reason}");
+        assert!(reason.contains("no connection in time"), "{name}: {reason}");
+        let took: i32 = row.get(3);
+        assert!((CONNECT_TIMEOUT_MS..TIMEOUT_SECONDS * 1_000).contains(&took), "{name}: {took} ms");
+        assert_eq!(row.get::<_, Option<i32>>(4), None, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -218,6 +272,62 @@ async fn a_compressed_bomb_is_stored_as_it_came() {
     // The two bytes that every gzip file begins with; neither is text.
     assert!(body.starts_with("\u{fffd}\u{fffd}"), "{:?}", &body[..body.len().min(20)]);
     assert!(body.len() <= 16 * 1024 && row.get::<_, bool>(1));
+}
+
+#[tokio::test]
+async fn nothing_packed_is_asked_for_and_what_comes_packed_is_not_unpacked() {
+    /// 10 MiB of zeros, as `brotli --quality=11 --lgwin=24` packs them.
+    const BROTLI_BOMB: [u8; 14] =
+        [0x9f, 0xff, 0xff, 0x9f, 0xf8, 0x27, 0x00, 0xe2, 0xb1, 0x40, 0x20, 0xf7, 0xfe, 0x13];
+
+    let database = Database::new().await;
+    let receiver = Receiver::start().await;
+    let bombs = [("br", BROTLI_BOMB.to_vec()), ("zstd", zstd_zeros()), ("deflate", vec![0x78, 0x9c, 0xff])];
+    for (encoding, bomb) in &bombs {
+        let path = format!("/{encoding}");
+        receiver.answer(&path, Answer::status(200).header("content-encoding", encoding).body(bomb.clone()));
+        let mut config = generic(&receiver.url(&path));
+        config["name"] = json!(encoding);
+        database.create_webhook(config).await;
+    }
+    let sidecar = SidecarProcess::start(&database, &[]).await;
+    database.emit("USER_CREATED", json!({})).await;
+    round_ended(&database).await;
+
+    for request in receiver.requests(bombs.len()).await {
+        for name in ["accept-encoding", "te"] {
+            assert_eq!(request.header(name), None, "{}", request.path);
+        }
+    }
+    for (encoding, bomb) in &bombs {
+        let select = "select a.response_body, a.body_cut, a.status_code
+                      from orbhook.attempts a join orbhook.webhooks w on w.id = a.webhook_id where w.name = $1";
+        let row = database.rows(select, &[encoding]).await.remove(0);
+        let (body, cut): (&str, bool) = (row.get(0), row.get(1));
+        assert_eq!((row.get::<_, i32>(2), cut), (200, bomb.len() > 16 * 1024), "{encoding}");
+        // Byte for byte, with a mark in the place of what is no text.
+        let kept = &bomb[..bomb.len().min(200)];
+        let text = kept.iter().filter(|byte| byte.is_ascii_graphic() || **byte == b' ');
+        let shown = body.chars().filter(|character| *character != '\u{fffd}').take(text.clone().count());
+        assert!(shown.eq(text.map(|byte| char::from(*byte))), "{encoding}: {body:.50}");
+    }
+    assert!(sidecar.memory_peak_bytes() < 512 * 1024 * 1024, "2 GiB were not unpacked");
+}
+
+/// 2 GiB of zeros in 64 KiB of Zstandard: blocks that say "128 KiB of this byte" (RFC 8878, section 3.1.1.2).
+fn zstd_zeros() -> Vec<u8> {
+    const BLOCKS: u32 = 16 * 1024;
+    const BLOCK_BYTES: u32 = 128 * 1024;
+    const REPEATED_BYTE: u32 = 1 << 1;
+
+    // Magic number; nothing special; a window of 128 KiB.
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+    for block in 1..=BLOCKS {
+        let head = u32::from(block == BLOCKS) | REPEATED_BYTE | BLOCK_BYTES << 3;
+        packed.extend(&head.to_le_bytes()[..3]);
+        packed.push(0);
+    }
+    packed
 }
 
 async fn with_one(misbehaviour: Misbehaviour) -> (Database, Hostile, Sidecar) {

@@ -3,6 +3,7 @@
 
 mod attacks; // nothing that somebody put into the search path is run
 mod audit; // the ledger proves itself
+mod by_hand; // what a person does about a delivery or a webhook: retry, pause, resume
 mod captured; // what a transaction would cause, before it commits
 mod check; // `orbhook check` says what is wrong and how to mend it
 mod config_errors; // what orbhook_create_webhook refuses
@@ -10,6 +11,7 @@ mod crash; // a server that dies under a working sidecar
 mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
 mod echo; // a receiver that repeats what it was sent gives nothing away
+mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
 mod explain; // what is explained is what then happens
 mod filter; // which events pass a filter
@@ -23,11 +25,17 @@ mod ledger; // rows written past the executor are what an INSERT would have writ
 mod outbound; // what must not be reached is not reached
 mod pacing; // how many requests a receiver gets in a second, and at once
 mod privileges; // what may be called, by whom, and what it says about itself
+mod record; // when an attempt began, by the database's clock
+mod recovery; // a receiver that was gone is not run over when it comes back
 mod replay; // sending a span of time again
+mod replay_steps; // a long span is sent again in bounded steps
+mod resends; // an attempt is one request on the wire
 mod roles; // who may do what
 mod settle; // what follows from an answer
+mod signatures; // rotation of secrets, verification in SQL, every provider's bytes
 mod subscription; // sessions remember who subscribes, and none longer than it is true
 mod tls; // whom it trusts, and what it says of those it does not
+mod tls_servers; // TLS as OpenSSL's server speaks it
 mod views; // what a person asks, answered with one select
 mod watch; // what orbhook_watch says, takes and refuses, and whose rights count
 mod watch_events; // every event type, from plain SQL

@@ -7,17 +7,24 @@ use orbhook_tests::{
 };
 use serde_json::{Value, json};
 
+/// A window of a second can be measured to within the receiver's longest standstill. What was seen through a longer one is
+/// measured again, so many times.
+const STANDSTILL_MAX: Duration = Duration::from_millis(150);
+const TRIES_MAX: usize = 4;
+
 /// A paced queue of some seconds, on a machine that has other things to do.
 const PACED_DEADLINE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_second_holds_more_than_the_limit_and_one() {
-    let (database, receiver) = with_limit(10).await;
-    let standstill = Standstill::watch();
-    let _sidecar = Sidecar::start(&database).await;
-    emit(&database, 35).await;
-    let requests = receiver.requests_within(35, PACED_DEADLINE).await;
-    keeps(10, &requests, &standstill);
+    keeps(10, async || {
+        let (database, receiver) = with_limit(10).await;
+        let _sidecar = Sidecar::start(&database).await;
+        emit(&database, 35).await;
+        let requests = receiver.requests_within(35, PACED_DEADLINE).await;
+        requests
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,60 +33,65 @@ async fn three_sidecars_share_one_limit_and_one_that_is_killed_breaks_it_neither
     const LIMIT: usize = 100;
     const EVENTS: usize = 500;
 
-    let (database, receiver) = with_limit(LIMIT).await;
-    let standstill = Standstill::watch();
-    let mut sidecars = BTreeMap::new();
-    for name in ["one", "two", "three"] {
-        sidecars.insert(name.to_owned(), SidecarProcess::start(&database, &["--name", name]).await);
-    }
-    emit(&database, EVENTS).await;
-    receiver.requests_within(EVENTS / 3, PACED_DEADLINE).await;
-    // The one with the latest moment in hand: what it holds is claimed anew while others send.
-    let holder = wait_until("a sidecar to hold deliveries", PACED_DEADLINE, async || {
-        let holder =
-            "select i.name from orbhook.deliveries_open d join orbhook.instances i on i.id = d.claimed_by
+    keeps(LIMIT, async || {
+        let (database, receiver) = with_limit(LIMIT).await;
+        let mut sidecars = BTreeMap::new();
+        for name in ["one", "two", "three"] {
+            sidecars.insert(name.to_owned(), SidecarProcess::start(&database, &["--name", name]).await);
+        }
+        emit(&database, EVENTS).await;
+        receiver.requests_within(EVENTS / 3, PACED_DEADLINE).await;
+        // The one with the latest moment in hand: what it holds is claimed anew while others send.
+        let holder = wait_until("a sidecar to hold deliveries", PACED_DEADLINE, async || {
+            let holder =
+                "select i.name from orbhook.deliveries_open d join orbhook.instances i on i.id = d.claimed_by
                       where d.lease_until is not null order by d.lease_until desc limit 1";
-        database.rows(holder, &[]).await.pop().map(|row| row.get::<_, String>(0))
+            database.rows(holder, &[]).await.pop().map(|row| row.get::<_, String>(0))
+        })
+        .await;
+        sidecars.remove(&holder).expect("one of the three").kill().await;
+
+        all_delivered(&database).await;
+        let requests = receiver.so_far();
+        assert!(requests.len() >= EVENTS);
+        requests
     })
     .await;
-    sidecars.remove(&holder).expect("one of the three").kill().await;
-
-    all_delivered(&database).await;
-    let requests = receiver.so_far();
-    assert!(requests.len() >= EVENTS);
-    keeps(LIMIT, &requests, &standstill);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_frozen_sidecar_held_does_not_arrive_in_a_bunch() {
-    let (database, receiver) = with_limit(20).await;
-    let standstill = Standstill::watch();
-    let sidecar = SidecarProcess::start(&database, &[]).await;
-    emit(&database, 40).await;
-    receiver.requests(3).await;
-    sidecar.freeze();
-    let held: i64 =
-        database.one("select count(*) from orbhook.deliveries_open where lease_until is not null", &[]).await;
-    wait_until("the moments it holds to pass", PACED_DEADLINE, async || {
-        // The lease ends 25 s after the moment: 15 s of timeout and 10 s.
-        let passed = "select not exists (select from orbhook.deliveries_open
+    keeps(20, async || {
+        let (database, receiver) = with_limit(20).await;
+        let sidecar = SidecarProcess::start(&database, &[]).await;
+        emit(&database, 40).await;
+        receiver.requests(3).await;
+        sidecar.freeze();
+        let held: i64 = database
+            .one("select count(*) from orbhook.deliveries_open where lease_until is not null", &[])
+            .await;
+        wait_until("the moments it holds to pass", PACED_DEADLINE, async || {
+            // The lease ends 25 s after the moment: 15 s of timeout and 10 s.
+            let passed = "select not exists (select from orbhook.deliveries_open
                                          where lease_until - interval '24 seconds' > clock_timestamp())";
-        database.one::<bool>(passed, &[]).await.then_some(())
+            database.one::<bool>(passed, &[]).await.then_some(())
+        })
+        .await;
+        sidecar.thaw();
+
+        all_delivered(&database).await;
+        assert!(held >= 3, "it held only {held}: the test proves nothing");
+        let requests = receiver.so_far();
+        assert_eq!(requests.len(), 40, "given back unsent, so nothing is sent twice");
+        requests
     })
     .await;
-    sidecar.thaw();
-
-    all_delivered(&database).await;
-    assert!(held >= 3, "it held only {held}: the test proves nothing");
-    let requests = receiver.so_far();
-    assert_eq!(requests.len(), 40, "given back unsent, so nothing is sent twice");
-    keeps(20, &requests, &standstill);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_was_held_up_on_its_way_does_not_arrive_in_a_bunch() {
+    keeps(10, async || {
     let (database, receiver) = with_limit(10).await;
-    let standstill = Standstill::watch();
     let _sidecar = Sidecar::start(&database).await;
     // Whatever the sidecar claims meanwhile stands still where it writes down the pace.
     let session = database.connect().await;
@@ -101,15 +113,17 @@ async fn a_claim_that_was_held_up_on_its_way_does_not_arrive_in_a_bunch() {
     all_delivered(&database).await;
     let requests = receiver.so_far();
     assert_eq!(requests.len(), 40);
-    keeps(10, &requests, &standstill);
+    requests
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_that_were_full_do_not_make_paced_deliveries_arrive_in_a_bunch() {
     const SLOTS: usize = 6;
 
+    keeps(20, async || {
     let (database, receiver) = with_limit(20).await;
-    let standstill = Standstill::watch();
     let gate = Gate::new();
     receiver.answer("/slow", Answer::status(200).held_by(&gate));
     for _ in 0..SLOTS {
@@ -136,7 +150,9 @@ async fn slots_that_were_full_do_not_make_paced_deliveries_arrive_in_a_bunch() {
     all_delivered(&database).await;
     let paced: Vec<_> = receiver.so_far().into_iter().filter(|request| request.path == "/hook").collect();
     assert_eq!(paced.len(), 30);
-    keeps(20, &paced, &standstill);
+    paced
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,11 +191,22 @@ async fn no_more_requests_are_in_flight_than_max_in_flight() {
 }
 
 /// No second holds more requests than the limit and one.
-fn keeps(limit: usize, requests: &[Request], standstill: &Standstill) {
-    let blind = standstill.longest();
-    let worst = most_within(requests, Duration::from_secs(1).saturating_sub(blind));
-    assert!(worst <= limit + 1, "{worst} requests within a second less {blind:?}");
-    assert!(worst >= 2, "nothing was measured: the machine stood still for {blind:?}");
+async fn keeps(limit: usize, run: impl AsyncFn() -> Vec<Request>) {
+    let mut blind = Duration::ZERO;
+    for _ in 0..TRIES_MAX {
+        let standstill = Standstill::watch();
+        let requests = run().await;
+        blind = standstill.longest();
+        let worst = most_within(&requests, Duration::from_secs(1).saturating_sub(blind));
+        assert!(worst <= limit + 1, "{worst} requests within a second less {blind:?}");
+        if blind <= STANDSTILL_MAX {
+            assert!(worst > limit / 2, "{worst} requests within a second less {blind:?}: far below its pace");
+            return;
+        }
+    }
+    panic!(
+        "nothing was measured: the machine stood still in each of {TRIES_MAX} tries, at last for {blind:?}"
+    );
 }
 
 async fn with_limit(limit: usize) -> (Database, Receiver) {

@@ -28,6 +28,8 @@ async fn nothing_blocked_is_ever_dialled() {
     literal_addresses(&trap).await;
     names_of_blocked_addresses(&trap, &names).await;
     mixed_answers(&trap, &names).await;
+    long_answers(&trap, &names).await;
+    chains_of_aliases(&trap, &names).await;
     rebinding(&trap, &names).await;
 }
 
@@ -76,6 +78,57 @@ async fn mixed_answers(trap: &Trap, names: &NameServer) {
     expect_blocked(&database, trap).await;
 }
 
+/// One bad address among more good ones than would ever be tried.
+async fn long_answers(trap: &Trap, names: &NameServer) {
+    const GOOD: [usize; 2] = [100, 200];
+    let database = Database::new().await;
+    let good = |count: usize| -> Vec<IpAddr> {
+        (1..=count).map(|n| IpAddr::from([93, 184, 216, u8::try_from(n).unwrap()])).collect()
+    };
+    let inside = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1"];
+    for count in GOOD {
+        for (number, address) in inside.iter().enumerate() {
+            let bad: IpAddr = address.parse().unwrap();
+            for (order, answer) in
+                [("first", [vec![bad], good(count)].concat()), ("last", [good(count), vec![bad]].concat())]
+            {
+                let name = format!("long-{order}-{count}-{number}.example.com");
+                names.answer(&name, vec![answer]);
+                store(&database, &format!("http://{name}:{}/", trap.port()), "USER_CREATED").await;
+            }
+        }
+    }
+    // A long answer alone is no reason: what is good can be reached.
+    names.answer("long-good.example.com", vec![vec![PUBLIC.parse().unwrap(); 200]]);
+    store(&database, &format!("http://long-good.example.com:{}/", trap.port()), "USER_DELETED").await;
+    expect_blocked(&database, trap).await;
+    expect_delivered(&database, "USER_DELETED").await;
+}
+
+/// Names that stand for names that stand for an address inside.
+async fn chains_of_aliases(trap: &Trap, names: &NameServer) {
+    let database = Database::new().await;
+    for (number, address) in blocked_addresses().into_iter().enumerate() {
+        let chain = ["first", "second", "third", "last"].map(|place| format!("{place}-{number}.example.net"));
+        names.alias(&chain.each_ref().map(String::as_str));
+        names.answer(&chain[3], vec![vec![address]]);
+        store(&database, &format!("http://{}:{}/", chain[0], trap.port()), "USER_CREATED").await;
+    }
+    names.alias(&["outside.example.net", "further.example.org", "public.example.com"]);
+    names.answer("public.example.com", vec![vec![PUBLIC.parse().unwrap()]]);
+    store(&database, &format!("http://outside.example.net:{}/", trap.port()), "USER_DELETED").await;
+    // Without an end there is no address.
+    names.alias(&["round.example.net", "about.example.net", "round.example.net"]);
+    store(&database, &format!("http://round.example.net:{}/", trap.port()), "USER_LOGIN").await;
+    expect_blocked(&database, trap).await;
+    expect_delivered(&database, "USER_DELETED").await;
+
+    let _sidecar = start(&database).await;
+    database.emit("USER_LOGIN", json!({})).await;
+    ended(&database).await;
+    assert!(classes(&database).await.contains("dns"));
+}
+
 /// Every second answer is an address inside. What was checked is what is dialled, or nothing.
 async fn rebinding(trap: &Trap, names: &NameServer) {
     const LOOK_UPS: usize = 1_000;
@@ -107,6 +160,16 @@ async fn expect_blocked(database: &Database, trap: &Trap) {
     ended(database).await;
     assert_eq!(classes(database).await, BTreeSet::from(["address_blocked".to_owned()]));
     assert_eq!(connections_begun(), before, "{:?}", trap.dialled());
+}
+
+/// The way there is open: what was blocked was not blocked by chance.
+async fn expect_delivered(database: &Database, event_type: &str) {
+    let _sidecar = start(database).await;
+    let event = database.emit(event_type, json!({})).await;
+    ended(database).await;
+    let select = "select status, last_error from orbhook.deliveries where event_id = $1";
+    let row = database.rows(select, &[&event]).await.remove(0);
+    assert_eq!(row.get::<_, &str>(0), "delivered", "{:?}", row.get::<_, Option<&str>>(1));
 }
 
 /// Stored past the check at creation, as by an administrator's hand.

@@ -1,8 +1,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -75,6 +75,7 @@ pub struct Hostile {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
+    longest_us: Arc<AtomicU64>,
     accepting: AbortHandle,
     /// What fills the queue of a listener that never accepts.
     _queued: Vec<TcpStream>,
@@ -184,22 +185,28 @@ impl Hostile {
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(AtomicUsize::new(0));
+        let longest_us = Arc::new(AtomicU64::new(0));
         let (counter, open_counter) = (Arc::clone(&connections), Arc::clone(&open));
+        let longest = Arc::clone(&longest_us);
         let accepting = tokio::spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
                 open_counter.fetch_add(1, Ordering::Relaxed);
                 let (served, open_counter) = (serve(stream), Arc::clone(&open_counter));
+                let (longest, accepted) = (Arc::clone(&longest), Instant::now());
                 serving.spawn(async move {
                     // How it ended is of no interest: the other side may leave at any point.
                     let _ = served.await;
+                    let lasted = u64::try_from(accepted.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    longest.fetch_max(lasted, Ordering::Relaxed);
                     open_counter.fetch_sub(1, Ordering::Relaxed);
                 });
                 while serving.try_join_next().is_some() {}
             }
         });
-        Hostile { address, connections, open, accepting: accepting.abort_handle(), _queued: Vec::new() }
+        let accepting = accepting.abort_handle();
+        Hostile { address, connections, open, longest_us, accepting, _queued: Vec::new() }
     }
 
     /// Its queue is full, so that the kernel drops whatever asks for a connection.
@@ -221,6 +228,7 @@ impl Hostile {
             address,
             connections: Arc::new(AtomicUsize::new(0)),
             open: Arc::new(AtomicUsize::new(0)),
+            longest_us: Arc::new(AtomicU64::new(0)),
             accepting: held.abort_handle(),
             _queued: queued,
         }
@@ -238,6 +246,11 @@ impl Hostile {
     /// How many of them neither side has given up.
     pub fn open_connections(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// How long the longest of them lasted that has ended, from its being accepted to the end of both its directions.
+    pub fn longest_connection(&self) -> Duration {
+        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 }
 

@@ -37,7 +37,7 @@ pub use namespace::{NameServer, Trap, connections_begun, is_in_namespace};
 pub use queue::{Claimed, Claimer, answered};
 pub use receiver::{Answer, Gate, Receiver};
 pub use sidecar::{Sidecar, SidecarProcess, orbhook_command};
-pub use signature::verify_signature;
+pub use signature::{signature, unix_seconds, verify_signature};
 pub use tls::{Authority, Identity};
 pub use vectors::{blocked_addresses, blocked_urls};
 pub use wait::{DEADLINE, wait_until};

@@ -21,11 +21,18 @@ pub struct Trap {
 /// A name server on 127.0.0.1. An answer is never to be kept.
 pub struct NameServer {
     answers: Answers,
+    aliases: Aliases,
     serving: AbortHandle,
 }
 
 /// Each look-up takes the next of a name's answers; the last one stays.
 type Answers = Arc<Mutex<HashMap<String, Vec<Vec<IpAddr>>>>>;
+
+/// The name that a name stands for.
+type Aliases = Arc<Mutex<HashMap<String, String>>>;
+
+/// As many aliases are followed within one answer; a resolver has had enough long before.
+const ALIASES_MAX: usize = 16;
 
 /// The way out is closed.
 pub fn is_in_namespace() -> bool {
@@ -86,21 +93,31 @@ impl NameServer {
         let address = SocketAddr::from(([127, 0, 0, 1], 53));
         let socket = UdpSocket::bind(address).await.expect("port 53 of the namespace");
         let answers: Answers = Arc::default();
-        let known = Arc::clone(&answers);
+        let aliases: Aliases = Arc::default();
+        let (known, known_aliases) = (Arc::clone(&answers), Arc::clone(&aliases));
         let serving = tokio::spawn(async move {
             let mut query = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut query).await {
-                if let Some(answer) = answer(&query[..length], &known) {
+                if let Some(answer) = answer(&query[..length], &known, &known_aliases) {
                     let _ = socket.send_to(&answer, from).await;
                 }
             }
         });
-        NameServer { answers, serving: serving.abort_handle() }
+        NameServer { answers, aliases, serving: serving.abort_handle() }
     }
 
     /// From now on, look-ups of this name are answered in turn, and then as the last one.
     pub fn answer(&self, name: &str, answers: Vec<Vec<IpAddr>>) {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), answers);
+    }
+
+    /// From now on, the first of these names is an alias of the second (CNAME), that of the third, and so on. What the last
+    /// one means is for [`NameServer::answer`] to say.
+    pub fn alias(&self, chain: &[&str]) {
+        let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
+        for pair in chain.windows(2) {
+            aliases.insert(pair[0].to_owned(), pair[1].to_owned());
+        }
     }
 }
 
@@ -110,9 +127,10 @@ impl Drop for NameServer {
     }
 }
 
-/// RFC 1035, section 4: header, question as it came, one record for each address of the kind asked for.
-fn answer(query: &[u8], answers: &Answers) -> Option<Vec<u8>> {
+/// RFC 1035, section 4: header, question as it came, a record for each alias, one for each address of the kind asked for.
+fn answer(query: &[u8], answers: &Answers, aliases: &Aliases) -> Option<Vec<u8>> {
     const A: u16 = 1;
+    const CNAME: u16 = 5;
     const AAAA: u16 = 28;
     let mut labels = Vec::new();
     let mut at = 12;
@@ -128,8 +146,16 @@ fn answer(query: &[u8], answers: &Answers) -> Option<Vec<u8>> {
     let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
     let question = query.get(12..at + 4)?;
 
+    let mut name = labels.join(".");
+    let mut records = Vec::new();
+    let aliases = aliases.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(target) = aliases.get(&name).filter(|_| records.len() < ALIASES_MAX) {
+        records.push(record(&encoded(&name)?, CNAME, &encoded(target)?)?);
+        name.clone_from(target);
+    }
+
     let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-    let turns = answers.get_mut(&labels.join("."));
+    let turns = answers.get_mut(&name);
     let is_known = turns.is_some();
     let addresses = match turns {
         // The resolver asks for both kinds at once; the turn is over when the older kind was asked for.
@@ -137,26 +163,37 @@ fn answer(query: &[u8], answers: &Answers) -> Option<Vec<u8>> {
         Some(turns) => turns.first().cloned().unwrap_or_default(),
         None => Vec::new(),
     };
-    let records: Vec<Vec<u8>> = addresses
-        .iter()
-        .filter_map(|address| match address {
-            IpAddr::V4(ip) if kind == A => Some(ip.octets().to_vec()),
-            IpAddr::V6(ip) if kind == AAAA => Some(ip.octets().to_vec()),
-            _ => None,
-        })
-        .collect();
+    let owner = encoded(&name)?;
+    for address in addresses {
+        match address {
+            IpAddr::V4(ip) if kind == A => records.push(record(&owner, kind, &ip.octets())?),
+            IpAddr::V6(ip) if kind == AAAA => records.push(record(&owner, kind, &ip.octets())?),
+            _ => {}
+        }
+    }
     let code = if is_known { 0 } else { 3 };
     let mut response = query.get(..2)?.to_vec();
     response.extend([0x81, 0x80 | code, 0, 1]);
     response.extend(u16::try_from(records.len()).ok()?.to_be_bytes());
     response.extend([0; 4]);
     response.extend(question);
-    for record in records {
-        response.extend([0xc0, 12]);
-        response.extend(kind.to_be_bytes());
-        response.extend([0, 1, 0, 0, 0, 0, 0]);
-        response.push(u8::try_from(record.len()).ok()?);
-        response.extend(record);
-    }
+    response.extend(records.concat());
     Some(response)
+}
+
+/// Owner, kind, class IN, a time to live of nothing, data.
+fn record(owner: &[u8], kind: u16, data: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(data.len()).ok()?.to_be_bytes();
+    Some([owner, &kind.to_be_bytes(), &[0, 1, 0, 0, 0, 0], &length, data].concat())
+}
+
+/// A name as it stands in a record: each label with its length before it.
+fn encoded(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).ok()?);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    Some(bytes)
 }

@@ -25,14 +25,12 @@ pub fn verify_signature(secret: &str, request: &Request) -> Result<(), String> {
     let signatures = header("webhook-signature")?;
 
     let sent =
-        timestamp.parse::<u64>().map_err(|_| format!("webhook-timestamp is no number: {timestamp}"))?;
-    let now =
-        SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| "this machine's clock is before 1970")?;
-    if sent.abs_diff(now.as_secs()) > TOLERANCE_SECONDS {
+        timestamp.parse::<i64>().map_err(|_| format!("webhook-timestamp is no number: {timestamp}"))?;
+    if sent.abs_diff(unix_seconds()) > TOLERANCE_SECONDS {
         return Err(format!("webhook-timestamp {sent} is more than {TOLERANCE_SECONDS} s off"));
     }
 
-    let expected = signature(secret, &format!("{id}.{timestamp}."), &request.body)?;
+    let expected = signature(secret, id, sent, &request.body)?;
     if signatures.split(' ').any(|signature| signature == expected) {
         Ok(())
     } else {
@@ -40,20 +38,31 @@ pub fn verify_signature(secret: &str, request: &Request) -> Result<(), String> {
     }
 }
 
-fn signature(secret: &str, prefix: &str, body: &[u8]) -> Result<String, String> {
+/// The signature of a request with these headers and body, as the specification has it: `v1,…`.
+///
+/// # Errors
+///
+/// What is wrong with the secret, in words.
+pub fn signature(secret: &str, id: &str, unix_seconds: i64, body: &[u8]) -> Result<String, String> {
     let key = secret.strip_prefix("whsec_").ok_or("the secret does not begin with whsec_")?;
     let key = STANDARD.decode(key).map_err(|_| "the secret is no base64")?;
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(|_| "the key has no usable length")?;
-    mac.update(prefix.as_bytes());
+    mac.update(format!("{id}.{unix_seconds}.").as_bytes());
     mac.update(body);
     Ok(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+}
+
+/// The wall clock.
+pub fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("this machine's clock is after 1970");
+    i64::try_from(since.as_secs()).expect("it is not that late")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn signed(timestamp: u64, signature: &str) -> Request {
+    fn signed(timestamp: i64, signature: &str) -> Request {
         Request {
             method: "POST".to_owned(),
             path: "/".to_owned(),
@@ -70,8 +79,8 @@ mod tests {
     #[test]
     fn a_signature_is_the_one_of_the_reference_libraries() {
         // The example in the tests of the standardwebhooks libraries.
-        let prefix = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.";
-        let made = signature("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", prefix, br#"{"test": 2432232314}"#);
+        let (secret, id) = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg_p5jXN8AQM9LWM0D4loKWxJek");
+        let made = signature(secret, id, 1_614_265_330, br#"{"test": 2432232314}"#);
         assert_eq!(made.unwrap(), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
@@ -83,8 +92,7 @@ mod tests {
 
     #[test]
     fn a_signature_of_something_else_is_refused() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let error = verify_signature("whsec_AAAA", &signed(now, "v1,AAAA")).unwrap_err();
+        let error = verify_signature("whsec_AAAA", &signed(unix_seconds(), "v1,AAAA")).unwrap_err();
         assert!(error.contains("none of the signatures"), "{error}");
     }
 }
