@@ -86,7 +86,8 @@ async fn prepared(cluster: &Arc<Cluster>, others: &[Value]) -> Database {
     database.create_webhook(subscribed("USER_CREATED")).await;
     let create = "select count(orbhook_create_webhook(c.value)) from jsonb_array_elements($1) c";
     database.one::<i64>(create, &[&Value::from(others)]).await;
-    database.execute("vacuum analyze orbhook.subscriptions; checkpoint").await;
+    database.execute("vacuum analyze orbhook.subscriptions").await;
+    database.execute("checkpoint").await;
     database
 }
 

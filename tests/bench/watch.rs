@@ -71,7 +71,8 @@ async fn copies(figures: &mut Figures, database: &Database, file: &str) {
             "create table copied_bare ({COLUMNS}); create table copied ({COLUMNS});
              create table parts_bare ({COLUMNS}) partition by range (id);
              create table parts ({COLUMNS}) partition by range (id);
-             select count(*) from orbhook_watch('users', 'copied'), orbhook_watch('users', 'parts')"
+             select count(*) from orbhook_watch('users', 'copied');
+             select count(*) from orbhook_watch('users', 'parts')"
         ))
         .await;
     for table in ["parts_bare", "parts"] {
