@@ -249,7 +249,9 @@ create index deliveries_open_test on orbhook.deliveries_open (due_at) where is_t
 create table orbhook.deliveries_first partition of orbhook.deliveries for values in ('1970-01-01');
 create unique index deliveries_first_id on orbhook.deliveries_first (id);
 create index deliveries_first_event_id on orbhook.deliveries_first (event_id);
-create index deliveries_first_finished_at on orbhook.deliveries_first using brin (finished_at);
+-- autosummarize: what is not summarized yet is read by every look at the last minutes, and vacuum comes late to a table that
+-- is only inserted into.
+create index deliveries_first_finished_at on orbhook.deliveries_first using brin (finished_at) with (autosummarize = on);
 create index deliveries_first_failed on orbhook.deliveries_first (finished_at) where status = 'failed';
 
 comment on table orbhook.deliveries is
@@ -296,7 +298,7 @@ create table orbhook.attempts (
 ) partition by list (period);
 create table orbhook.attempts_first partition of orbhook.attempts for values in ('1970-01-01');
 create unique index attempts_first_delivery_id on orbhook.attempts_first (delivery_id, number);
-create index attempts_first_started_at on orbhook.attempts_first using brin (started_at);
+create index attempts_first_started_at on orbhook.attempts_first using brin (started_at) with (autosummarize = on);
 
 comment on table orbhook.attempts is
     'One row for each try, also the ones whose outcome stayed unknown because their sidecar died.';

@@ -66,12 +66,12 @@ begin
     execute format('create table orbhook.deliveries_%s (like orbhook.deliveries including defaults including constraints including comments)', v_suffix);
     execute format('create unique index on orbhook.deliveries_%s (id)', v_suffix);
     execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
-    execute format('create index on orbhook.deliveries_%s using brin (finished_at)', v_suffix);
+    execute format('create index on orbhook.deliveries_%s using brin (finished_at) with (autosummarize = on)', v_suffix);
     execute format('create index on orbhook.deliveries_%s (finished_at) where status = ''failed''', v_suffix);
     execute format('alter table orbhook.deliveries attach partition orbhook.deliveries_%s for values in (%L)', v_suffix, v_monday);
     execute format('create table orbhook.attempts_%s (like orbhook.attempts including defaults including constraints including comments)', v_suffix);
     execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
-    execute format('create index on orbhook.attempts_%s using brin (started_at)', v_suffix);
+    execute format('create index on orbhook.attempts_%s using brin (started_at) with (autosummarize = on)', v_suffix);
     execute format('alter table orbhook.attempts attach partition orbhook.attempts_%s for values in (%L)', v_suffix, v_monday);
 end
 $$;

@@ -10,8 +10,8 @@
 -- orbhook's: a function in a view runs with the rights of whoever reads the view.
 --
 -- What must stay true: none of them reads the history of deliveries from end to end. deliveries_open is as large as the
--- backlog; dead_letters goes by the index of failed deliveries; health reads one day of attempts through the block range
--- index. delivery_log is a plain join: what it reads is what its conditions leave (event_id, delivery_id), and
+-- backlog; dead_letters goes by the index of failed deliveries; health reads what was counted (78_totals) and, through the
+-- block range index, the attempts since. delivery_log is a plain join: what it reads is what its conditions leave (event_id, delivery_id), and
 -- "order by delivery_id desc limit 20" walks the index of ids, newest first.
 --
 -- statement_timestamp(), not now(): in a session that stays in one transaction the answer would stand still.
@@ -131,24 +131,54 @@ left join lateral (
     order by n.due_at desc
     limit 1) l on true
 left join (
-    select t.webhook_id,
-           count(*) filter (where t.in_hour) as sent_hour,
-           count(*) filter (where t.in_hour and t.error_class is not null) as failed_hour,
-           percentile_disc(0.5) within group (order by t.duration_ms) filter (where t.in_hour and t.timed) as p50_hour_ms,
-           percentile_disc(0.99) within group (order by t.duration_ms) filter (where t.in_hour and t.timed) as p99_hour_ms,
-           count(*) as sent_day,
-           count(*) filter (where t.error_class is not null) as failed_day,
-           percentile_disc(0.5) within group (order by t.duration_ms) filter (where t.timed) as p50_day_ms,
-           percentile_disc(0.99) within group (order by t.duration_ms) filter (where t.timed) as p99_day_ms
-    from (select x.webhook_id, x.duration_ms, x.error_class,
-                 x.started_at > statement_timestamp() - interval '1 hour' as in_hour,
-                 x.status_code is not null or x.error_class like 'timeout%' as timed
-          from orbhook.attempts x
-          where x.started_at > statement_timestamp() - interval '1 day'
-            -- What was tried within a day lies in this week's partition or the last one's: the others are not opened.
-            and (x.period >= statement_timestamp()::date - 13 or x.period = '1970-01-01')
-            and x.error_class is distinct from 'render') t
-    group by t.webhook_id) a on a.webhook_id = w.id;
+    -- For each webhook, its times in ascending order with a running count: a percentile is the first time that reaches it.
+    select u.webhook_id,
+           sum(u.sent_hour)::bigint as sent_hour, sum(u.failed_hour)::bigint as failed_hour,
+           min(u.duration_ms) filter (where u.timed_hour > 0 and u.upto_hour >= 0.5 * u.timed_hour) as p50_hour_ms,
+           min(u.duration_ms) filter (where u.timed_hour > 0 and u.upto_hour >= 0.99 * u.timed_hour) as p99_hour_ms,
+           sum(u.sent_day)::bigint as sent_day, sum(u.failed_day)::bigint as failed_day,
+           min(u.duration_ms) filter (where u.timed_day > 0 and u.upto_day >= 0.5 * u.timed_day) as p50_day_ms,
+           min(u.duration_ms) filter (where u.timed_day > 0 and u.upto_day >= 0.99 * u.timed_day) as p99_day_ms
+    from (
+        select t.webhook_id, t.duration_ms,
+               sum(t.sent) filter (where t.in_hour) as sent_hour, sum(t.failed) filter (where t.in_hour) as failed_hour,
+               sum(t.sent) filter (where t.in_day) as sent_day, sum(t.failed) filter (where t.in_day) as failed_day,
+               sum(sum(t.sent) filter (where t.in_hour and t.duration_ms is not null)) over ascending as upto_hour,
+               sum(sum(t.sent) filter (where t.in_hour and t.duration_ms is not null)) over whole as timed_hour,
+               sum(sum(t.sent) filter (where t.in_day and t.duration_ms is not null)) over ascending as upto_day,
+               sum(sum(t.sent) filter (where t.in_day and t.duration_ms is not null)) over whole as timed_day
+        from (
+            select h.webhook_id, h.duration_ms, h.sent, h.failed, false as in_hour, true as in_day
+            from orbhook.attempt_hours h
+            where h.starts_at >= date_trunc('hour', statement_timestamp() - interval '1 day', 'UTC')
+            union all
+            select m.webhook_id, m.duration_ms, m.sent, m.failed,
+                   m.starts_at >= date_trunc('minute', statement_timestamp() - interval '1 hour', 'UTC'),
+                   m.starts_at >= c.hours_until
+            from orbhook.attempt_minutes m
+            cross join orbhook.totals_until c
+            where m.starts_at >= date_trunc('hour', statement_timestamp() - interval '1 day', 'UTC')
+            union all
+            -- Not counted yet: the last two or three minutes while a sidecar runs.
+            select x.webhook_id,
+                   case when x.status_code is not null or x.error_class like 'timeout%'
+                        then (least(x.duration_ms, 3600000) + r.step - 1) / r.step * r.step end,
+                   1, case when x.error_class is null then 0 else 1 end,
+                   x.started_at > statement_timestamp() - interval '1 hour', true
+            from orbhook.attempts x
+            cross join lateral (
+                select case when x.duration_ms < 20 then 1 when x.duration_ms < 50 then 2 when x.duration_ms < 100 then 5
+                            when x.duration_ms < 200 then 10 when x.duration_ms < 500 then 20 when x.duration_ms < 1000 then 50
+                            when x.duration_ms < 2000 then 100 when x.duration_ms < 5000 then 200 when x.duration_ms < 10000 then 500
+                            when x.duration_ms < 20000 then 1000 when x.duration_ms < 50000 then 2000 else 5000 end as step) r
+            where x.started_at >= (select c.minutes_until from orbhook.totals_until c)
+              and x.started_at > statement_timestamp() - interval '1 day'
+              -- What was tried within a day lies in this week's partition or the last one's: the others are not opened.
+              and (x.period >= statement_timestamp()::date - 13 or x.period = '1970-01-01')
+              and x.error_class is distinct from 'render') t
+        group by t.webhook_id, t.duration_ms
+        window ascending as (partition by t.webhook_id order by t.duration_ms), whole as (partition by t.webhook_id)) u
+    group by u.webhook_id) a on a.webhook_id = w.id;
 comment on view orbhook.webhook_health is
     'How each webhook is doing: state and why, requests and answer times of the last hour and day, backlog. Who is slow: order by p99_hour_ms desc nulls last.';
 comment on column orbhook.webhook_health.webhook_id is 'The webhook.';
@@ -156,12 +186,12 @@ comment on column orbhook.webhook_health.webhook is 'Its name.';
 comment on column orbhook.webhook_health.state is
     'ok; failing (no success since the last failure); stuck (something has been due for over a minute and nothing is under way); quiet (the receiver asked for it); paused; inactive.';
 comment on column orbhook.webhook_health.reason is 'Why, in words; null when ok.';
-comment on column orbhook.webhook_health.sent_hour is 'Requests sent in the last hour, retries and tests included.';
+comment on column orbhook.webhook_health.sent_hour is 'Requests sent in the last hour, retries and tests included; it begins with a whole minute.';
 comment on column orbhook.webhook_health.failed_hour is 'Those of them that failed or whose outcome is unknown.';
 comment on column orbhook.webhook_health.success_hour_percent is 'Share of them that succeeded, 0 to 100; null when none was sent.';
-comment on column orbhook.webhook_health.p50_hour_ms is 'Half of the answers came within this many milliseconds. A time-out counts as an answer.';
+comment on column orbhook.webhook_health.p50_hour_ms is 'Half of the answers came within this many milliseconds, rounded up by a tenth at most. A time-out counts as an answer.';
 comment on column orbhook.webhook_health.p99_hour_ms is '99 of 100 answers came within this many milliseconds.';
-comment on column orbhook.webhook_health.sent_day is 'Requests sent in the last 24 hours.';
+comment on column orbhook.webhook_health.sent_day is 'Requests sent in the last 24 hours; they begin with a whole hour.';
 comment on column orbhook.webhook_health.failed_day is 'Those of them that failed or whose outcome is unknown.';
 comment on column orbhook.webhook_health.success_day_percent is 'Share of them that succeeded, 0 to 100; null when none was sent.';
 comment on column orbhook.webhook_health.p50_day_ms is 'Half of the answers came within this many milliseconds.';

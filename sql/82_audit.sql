@@ -29,10 +29,13 @@ create trigger stamp_updated_at before update on orbhook.webhooks
 create function @extschema@.orbhook_audit(since timestamptz)
 returns table (violation text, detail text, event_id uuid, delivery_id uuid, webhook_id uuid, at timestamptz)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+-- A million rows are joined and grouped in memory rather than in files; compiling the plans would cost more than it saves.
+set work_mem = '64MB' set jit = off
 as $$
 #variable_conflict use_column
 declare
     v_since timestamptz := orbhook_audit.since;
+    v_first uuid;
     v_now   timestamptz := clock_timestamp();
 begin
     if v_since is null then
@@ -40,6 +43,8 @@ begin
             errcode = 'invalid_parameter_value', message = 'since must not be null',
             hint = 'select * from orbhook_audit(now() - interval ''1 day'')';
     end if;
+
+    v_first := orbhook._first_id_at(v_since);
 
     return query
     with asked as materialized (
@@ -54,23 +59,30 @@ begin
            e.id, null::uuid, a.id, e.created_at
     from orbhook.events e
     join asked a on a.event_type = e.event_type and a.settled_at < e.created_at
-    where e.id >= orbhook._first_id_at(v_since) and e.created_at >= v_since
+    where e.id >= v_first and e.created_at >= v_since
       -- A delivery's id is made after its event's.
       and not exists (select from orbhook.deliveries d
-                      where d.event_id = e.id and d.webhook_id = a.id and d.id >= orbhook._first_id_at(v_since))
+                      where d.event_id = e.id and d.webhook_id = a.id and d.id >= v_first)
       and (e.skipped is null
            or not (e.skipped @> jsonb_build_array(jsonb_build_object('webhook', a.id))
                    or jsonb_path_exists(e.skipped, '$[*].more')))
       -- Tests go to one webhook alone.
-      and not exists (select from orbhook.deliveries d where d.event_id = e.id and d.is_test);
+      and not exists (select from orbhook.deliveries d where d.event_id = e.id and d.is_test and d.id >= v_first);
 
     return query
-    select 'event delivered twice to one webhook', format('%s deliveries', count(*)), d.event_id, min(d.id::text)::uuid, d.webhook_id,
-           min(d.created_at)
-    from orbhook.deliveries d
-    where d.id >= orbhook._first_id_at(v_since) and not d.is_test
-    group by d.event_id, d.webhook_id
-    having count(*) > 1;
+    with twice as (
+        select d.event_id, d.webhook_id, count(*) as deliveries
+        from orbhook.deliveries d
+        where d.id >= v_first and not d.is_test
+        group by d.event_id, d.webhook_id
+        having count(*) > 1
+    )
+    select 'event delivered twice to one webhook', format('%s deliveries', t.deliveries), t.event_id, f.id, t.webhook_id, f.created_at
+    from twice t
+    cross join lateral (
+        select d.id, d.created_at from orbhook.deliveries d
+        where d.event_id = t.event_id and d.webhook_id = t.webhook_id and d.id >= v_first and not d.is_test
+        order by d.id limit 1) f;
 
     return query
     select 'delivery both pending and finished', format('finished as %s at %s', d.status, d.finished_at), d.event_id, d.id, d.webhook_id, d.finished_at
@@ -96,21 +108,29 @@ begin
       and not exists (select from orbhook.attempts a
                       where a.webhook_id = w.id and a.started_at > v_now - interval '2 minutes');
 
+    -- Most attempts are of deliveries made since then, which are read once; the others, retries and replays of older ones, are
+    -- looked up one by one. Joining all of history to them took four fifths of the audit at 10,000,000 deliveries.
     return query
-    select 'attempt without delivery', format('attempt %s', a.number), null::uuid, a.delivery_id, a.webhook_id, a.started_at
-    from orbhook.attempts a
-    where a.started_at >= v_since
-      and not exists (select from orbhook.deliveries d where d.id = a.delivery_id);
-
-    return query
-    select 'attempt that does not fit its delivery',
-           case when d.webhook_id <> a.webhook_id then format('attempt %s names another webhook', a.number)
-                else format('attempt %s of a delivery claimed %s times', a.number, d.attempts) end,
-           d.event_id, d.id, d.webhook_id, a.started_at
-    from orbhook.attempts a
-    join orbhook.deliveries d on d.id = a.delivery_id
-    where a.started_at >= v_since
-      and (d.webhook_id <> a.webhook_id or a.number not between 1 and d.attempts);
+    with tried as materialized (
+        select a.delivery_id, a.number, a.webhook_id, a.started_at, d.id, d.event_id, d.webhook_id as of_webhook, d.attempts
+        from orbhook.attempts a
+        left join orbhook.deliveries d on d.id = a.delivery_id and d.id >= v_first
+        where a.started_at >= v_since
+    ), found as (
+        select t.* from tried t where t.id is not null
+        union all
+        select t.delivery_id, t.number, t.webhook_id, t.started_at, o.id, o.event_id, o.webhook_id, o.attempts
+        from tried t
+        left join lateral (select d.* from orbhook.deliveries d where d.id = t.delivery_id offset 0) o on true
+        where t.id is null
+    )
+    select case when f.id is null then 'attempt without delivery' else 'attempt that does not fit its delivery' end,
+           case when f.id is null then format('attempt %s', f.number)
+                when f.of_webhook <> f.webhook_id then format('attempt %s names another webhook', f.number)
+                else format('attempt %s of a delivery claimed %s times', f.number, f.attempts) end,
+           f.event_id, f.delivery_id, f.webhook_id, f.started_at
+    from found f
+    where f.id is null or f.of_webhook <> f.webhook_id or f.number not between 1 and f.attempts;
 
     return query
     select case when s.simulated then 'delivered by a simulation' else 'delivered without an answer' end,

@@ -50,10 +50,10 @@ begin
         where case p_kind
                   when 'emitter' then p.proname = 'orbhook_emit'
                   when 'sender' then n.nspname = 'orbhook' and p.proname in (
-                      'register', 'deregister', 'look', 'doze', 'rouse', 'claim', 'settle', 'start_test', 'test_result')
-                  when 'admin' then p.proname like 'orbhook\_%' and p.proname <> 'orbhook_grant' or p.proname in ('event_trace', '_captured')
-                  when 'reader_payload' then p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', '_captured')
-                  else p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace')
+                      'register', 'deregister', 'look', 'doze', 'rouse', 'claim', 'settle', 'tend', 'gauges', 'start_test', 'test_result')
+                  when 'admin' then p.proname like 'orbhook\_%' and p.proname <> 'orbhook_grant' or p.proname in ('event_trace', 'top', '_captured')
+                  when 'reader_payload' then p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', 'top', '_captured')
+                  else p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', 'top')
               end
     loop
         execute format('grant execute on function %s to %s', v_function, p_role);
@@ -70,7 +70,7 @@ begin
     if p_kind in ('reader', 'reader_payload', 'admin') then
         execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, '
                        'orbhook.delivery_log, orbhook.backlog, orbhook.webhook_health, orbhook.dead_letters, orbhook.sidecars, '
-                       'orbhook.deliveries, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress to %s', p_role);
+                       'orbhook.deliveries, orbhook.attempt_minutes, orbhook.attempt_hours, orbhook.totals_until, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress to %s', p_role);
         execute format('grant select (id, event_type, occurred_at, created_at, skipped) on orbhook.events to %s', p_role);
         execute format('grant select (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, connect_ms, first_byte_ms, '
                        'address, status_code, error_class, error, body_cut, late, period) on orbhook.attempts to %s', p_role);

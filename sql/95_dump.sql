@@ -1,7 +1,7 @@
 -- What a dump takes along.
 --
 -- The rows of an extension's tables are dumped only where this says so. Derived tables (subscriptions, webhook_state)
--- are rebuilt by the trigger on webhooks; instances belong to the server they ran on; built-in event types come with
+-- are rebuilt by the trigger on webhooks, totals are counted anew; instances belong to the server they ran on; built-in event types come with
 -- CREATE EXTENSION. History partitions made at run time are ordinary tables and are dumped as such.
 
 select pg_catalog.pg_extension_config_dump('orbhook.event_types', 'where not built_in');

@@ -1,8 +1,7 @@
-use std::path::Path;
-use std::{env, fs};
-
 use orbhook_tests::{Claimer, Database, generic};
 use serde_json::json;
+
+use crate::golden::golden;
 
 const KINDS: [&str; 5] = ["emitter", "sender", "reader", "reader_payload", "admin"];
 
@@ -130,33 +129,4 @@ async fn a_reader_sees_no_secret_and_no_payload_unless_it_was_granted() {
         }
         assert_eq!(all.contains("canary-payload"), sees_payload, "{kind} and payloads");
     }
-}
-
-/// Compares with `it/goldens/NAME`; with ORBHOOK_BLESS=1 writes it instead.
-fn golden(name: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("it/goldens").join(name);
-    if env::var_os("ORBHOOK_BLESS").is_some() {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, actual).unwrap();
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default();
-    let differs: Vec<String> = diff(&expected, actual);
-    assert!(
-        differs.is_empty(),
-        "{} differs. If that is what you want: ORBHOOK_BLESS=1 cargo test --release -p orbhook-tests --test it -- roles\n{}",
-        path.display(),
-        differs.join("\n")
-    );
-}
-
-fn diff(expected: &str, actual: &str) -> Vec<String> {
-    let gone = expected
-        .lines()
-        .filter(|line| !actual.lines().any(|other| other == *line))
-        .map(|line| format!("- {line}"));
-    let new = actual
-        .lines()
-        .filter(|line| !expected.lines().any(|other| other == *line))
-        .map(|line| format!("+ {line}"));
-    gone.chain(new).collect()
 }

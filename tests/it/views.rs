@@ -2,6 +2,8 @@ use orbhook_tests::{Claimer, DEADLINE, Database, generic, wait_until};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::golden::golden;
+
 const ENDPOINT: &str = "http://127.0.0.1:9/hook";
 
 #[tokio::test]
@@ -248,6 +250,14 @@ async fn a_trace_of_an_event_that_does_not_exist_says_where_ids_come_from() {
 }
 
 #[tokio::test]
+async fn names_types_and_order_of_the_columns_are_those_people_have_written_queries_for() {
+    let database = Database::new().await;
+    let rows = database.rows(COLUMNS, &[]).await;
+    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    golden("columns.txt", &(lines.join("\n") + "\n"));
+}
+
+#[tokio::test]
 async fn no_dashboard_reads_the_history_of_deliveries_from_end_to_end() {
     let (database, ..) = set_up(json!({})).await;
     let session = database.connect().await;
@@ -277,6 +287,19 @@ async fn no_dashboard_reads_the_history_of_deliveries_from_end_to_end() {
     let trace = "select count(*) from orbhook.event_trace((select event_id from orbhook.deliveries limit 1))";
     assert_eq!(session.one::<i64>(trace, &[]).await, 3, "queued, answered and delivered");
 }
+
+/// One line for each view and function: its columns in order, with their types.
+const COLUMNS: &str = "
+    select v.oid::regclass || ': ' || string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' order by a.attnum)
+    from pg_class v
+    join pg_attribute a on a.attrelid = v.oid and a.attnum > 0
+    where v.relnamespace = 'orbhook'::regnamespace and v.relkind = 'v'
+    group by v.oid
+    union all
+    select p.oid::regprocedure || ': ' || pg_get_function_result(p.oid)
+    from pg_proc p
+    where p.proname in ('event_trace', 'top', 'orbhook_audit', 'orbhook_explain', 'orbhook_simulate')
+    order by 1";
 
 /// 120,000 deliveries finished 13 to 2 weeks ago, in a partition for each week as `_open_period` makes them; one in a
 /// thousand has failed.
