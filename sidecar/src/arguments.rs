@@ -1,14 +1,19 @@
 //! What can be typed: every option by flag and by environment variable, with its unit, range and default.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) const CONCURRENCY_DEFAULT: u32 = 512;
 pub(crate) const CLAIM_BATCH_DEFAULT: u32 = 200;
 pub(crate) const POLL_MS_DEFAULT: u64 = 1000;
+const TOP_WINDOW_SECONDS_DEFAULT: i32 = 30;
+const TOP_INTERVAL_SECONDS_DEFAULT: u64 = 2;
 pub(crate) const SHUTDOWN_GRACE_SECONDS_DEFAULT: u64 = 20;
-const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:8901";
+pub(crate) const ADMIN_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8901);
 
 /// Delivers PostgreSQL's committed changes as webhooks.
 #[derive(Debug, Parser)]
@@ -36,6 +41,12 @@ pub enum Command {
     /// Exit codes: 0 ready, 1 unexpected trouble, 2 an option is wrong, 10 cannot connect, 11 extension missing,
     /// 12 version mismatch, 13 a privilege is missing, 14 a standby.
     Check(CheckArguments),
+    /// Show what flows, per webhook, live. On a terminal: q or Ctrl-C ends it. In a pipe: one snapshot.
+    ///
+    /// Connect as a role that `orbhook_grant(role, 'reader')` was called for.
+    /// Exit codes: 0 ended as asked, 1 unexpected trouble, 2 an option is wrong, 10 cannot connect, 11 extension missing,
+    /// 13 a privilege is missing, 14 a standby.
+    Top(TopArguments),
 }
 
 #[derive(Debug, Args)]
@@ -44,6 +55,22 @@ pub struct CheckArguments {
     pub(crate) database: DatabaseArguments,
     #[command(flatten)]
     pub log: LogArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArguments,
+
+    /// Requests of the last so many seconds are counted, 1 to 3600
+    #[arg(long, env = "ORBHOOK_TOP_WINDOW_SECONDS", default_value_t = TOP_WINDOW_SECONDS_DEFAULT,
+          value_parser = clap::value_parser!(i32).range(1..=3_600))]
+    pub(crate) window_seconds: i32,
+
+    /// Seconds between two looks, 1 to 60. A database that takes long to answer is asked less often
+    #[arg(long, env = "ORBHOOK_TOP_INTERVAL_SECONDS", default_value_t = TOP_INTERVAL_SECONDS_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) interval_seconds: u64,
 }
 
 #[derive(Debug, Args)]
@@ -83,9 +110,10 @@ pub struct RunArguments {
           value_parser = clap::value_parser!(u64).range(0..=600))]
     pub(crate) shutdown_grace_seconds: u64,
 
-    /// Address of the admin listener (/graphql, /healthz, /readyz). It is not started unless a token is set
-    #[arg(long, env = "ORBHOOK_ADMIN_LISTEN", default_value = ADMIN_LISTEN_DEFAULT, value_name = "ADDRESS:PORT")]
-    pub(crate) admin_listen: SocketAddr,
+    /// Address of the admin listener: /healthz, /readyz and /metrics, which need no token, and /graphql, which is there when a
+    /// token is set [default: none; 127.0.0.1:8901 when a token is set]
+    #[arg(long, env = "ORBHOOK_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) admin_listen: Option<SocketAddr>,
 
     /// File that holds the bearer token for /graphql, at least 16 characters [default: none]
     #[arg(long, env = "ORBHOOK_ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token")]

@@ -11,8 +11,19 @@ use crate::{
 };
 
 /// Everything the sidecar calls. Its role may do nothing else.
-const FUNCTIONS: [&str; 9] =
-    ["register", "deregister", "doze", "rouse", "look", "claim", "settle", "start_test", "test_result"];
+const FUNCTIONS: [&str; 11] = [
+    "register",
+    "deregister",
+    "doze",
+    "rouse",
+    "look",
+    "claim",
+    "settle",
+    "tend",
+    "gauges",
+    "start_test",
+    "test_result",
+];
 
 /// Receivers refuse signatures whose timestamp is 5 minutes off; this leaves time to notice.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(30);

@@ -119,9 +119,12 @@ async fn claim_once(
     }
     let current = *registration.borrow();
     let Some(sidecar) = current else { return (link, None) };
-    match claim(link.connected().await, sidecar, &request).await {
+    let db = link.connected().await;
+    let asked_at = Instant::now();
+    match claim(db, sidecar, &request).await {
         Ok(claimed) => {
-            link.worked();
+            link.worked(asked_at.elapsed());
+            link.metrics().claimed(claimed.deliveries.len());
             (link, Some(claimed))
         }
         Err(error) => {

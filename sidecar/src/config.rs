@@ -11,8 +11,8 @@ use orbhook_address::{IpNet, NetworkError, parse_networks};
 
 use crate::{
     arguments::{
-        CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments, POLL_MS_DEFAULT,
-        RunArguments, SHUTDOWN_GRACE_SECONDS_DEFAULT,
+        ADMIN_LISTEN_DEFAULT, CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments,
+        POLL_MS_DEFAULT, RunArguments, SHUTDOWN_GRACE_SECONDS_DEFAULT,
     },
     delivery::Secret,
 };
@@ -81,7 +81,8 @@ impl fmt::Debug for Database {
 #[derive(Debug, Clone)]
 pub struct Admin {
     pub listen: SocketAddr,
-    pub(crate) token: Secret,
+    /// None: no GraphQL, only health and metrics.
+    pub(crate) token: Option<Secret>,
 }
 
 impl Admin {
@@ -90,7 +91,12 @@ impl Admin {
         if token.len() < ADMIN_TOKEN_BYTES_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ConfigError::AdminToken);
         }
-        Ok(Admin { listen, token: Secret::new(token) })
+        Ok(Admin { listen, token: Some(Secret::new(token)) })
+    }
+
+    /// Health and metrics only.
+    pub fn without_token(listen: SocketAddr) -> Admin {
+        Admin { listen, token: None }
     }
 }
 
@@ -122,7 +128,11 @@ impl Config {
             (None, Some(path)) => Some(read_token(&path)?),
             (None, None) => None,
         };
-        let admin = token.map(|token| Admin::new(arguments.admin_listen, token.trim())).transpose()?;
+        let admin = match (token, arguments.admin_listen) {
+            (Some(token), listen) => Some(Admin::new(listen.unwrap_or(ADMIN_LISTEN_DEFAULT), token.trim())?),
+            (None, Some(listen)) => Some(Admin::without_token(listen)),
+            (None, None) => None,
+        };
         Ok(Config {
             database: arguments.database.parse()?,
             name,
@@ -159,8 +169,8 @@ impl CheckArguments {
 }
 
 impl DatabaseArguments {
-    fn parse(self) -> Result<Database, ConfigError> {
-        Database::parse(&self.database_url, self.database_ca_file)
+    pub(crate) fn parse(&self) -> Result<Database, ConfigError> {
+        Database::parse(&self.database_url, self.database_ca_file.clone())
     }
 }
 
@@ -211,7 +221,7 @@ mod tests {
         let all = ["orbhook", "run", "--database-url", "postgres://u:CANARY@h/d"].iter().chain(extra);
         match Arguments::try_parse_from(all).map_err(|error| error.to_string())?.command {
             Command::Run(arguments) => Config::from_arguments(*arguments).map_err(|error| error.to_string()),
-            Command::Check(_) => unreachable!("run was typed"),
+            Command::Check(_) | Command::Top(_) => unreachable!("run was typed"),
         }
     }
 

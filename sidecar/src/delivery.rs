@@ -163,6 +163,20 @@ pub(crate) enum ErrorClass {
 }
 
 impl ErrorClass {
+    pub(crate) const ALL: [ErrorClass; 11] = [
+        ErrorClass::ConnectionRefused,
+        ErrorClass::Dns,
+        ErrorClass::Tls,
+        ErrorClass::TimeoutConnect,
+        ErrorClass::TimeoutFirstByte,
+        ErrorClass::TimeoutBody,
+        ErrorClass::Reset,
+        ErrorClass::MalformedResponse,
+        ErrorClass::AddressBlocked,
+        ErrorClass::Secret,
+        ErrorClass::Internal,
+    ];
+
     /// The word stored with the attempt.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -24,6 +24,12 @@ pub enum Error {
     AdminListen { address: SocketAddr, reason: String },
     #[error("the {0} task has failed; this is a bug")]
     Task(&'static str),
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(String),
+    #[error("the role may not call orbhook.top")]
+    NoReader,
+    #[error("the database has no function orbhook.top")]
+    NothingToShow,
 }
 
 impl Error {
@@ -37,6 +43,13 @@ impl Error {
             Error::AdminListen { .. } => {
                 Some("choose another address with --admin-listen; each sidecar of a machine needs its own")
             }
+            Error::Terminal(_) => Some("in a pipe it prints one snapshot: orbhook top | cat"),
+            Error::NoReader => {
+                Some("run SELECT orbhook_grant('<role>', 'reader') as a superuser in that database")
+            }
+            Error::NothingToShow => {
+                Some("run CREATE EXTENSION orbhook in that database, or ALTER EXTENSION orbhook UPDATE")
+            }
             Error::Certificate(_) | Error::HttpClient(_) | Error::Task(_) => None,
         }
     }
@@ -46,9 +59,9 @@ impl Error {
         match self {
             Error::Config(_) | Error::LogFilter(_) | Error::Certificate(_) => 2,
             Error::Database(DatabaseError::CannotConnect { .. }) => 10,
-            Error::Database(DatabaseError::ExtensionMissing { .. }) => 11,
+            Error::Database(DatabaseError::ExtensionMissing { .. }) | Error::NothingToShow => 11,
             Error::Database(DatabaseError::VersionMismatch { .. }) => 12,
-            Error::Database(DatabaseError::NoPrivilege { .. }) => 13,
+            Error::Database(DatabaseError::NoPrivilege { .. }) | Error::NoReader => 13,
             Error::Database(DatabaseError::Standby { .. }) => 14,
             _ => 1,
         }

@@ -29,16 +29,20 @@ mod delivery;
 mod dial;
 mod error;
 mod fault;
+mod gauges;
 mod graphql;
 mod idle;
 mod link;
 mod log;
+mod metrics;
 mod redact;
 mod resolve;
 mod send;
 mod settle;
 mod sign;
 mod tls;
+mod top;
+mod upkeep;
 mod wake;
 mod worker;
 
@@ -47,12 +51,17 @@ use std::sync::Arc;
 use orbhook_address::Policy;
 use tokio::sync::watch;
 
-pub use arguments::{Arguments, CheckArguments, Command, LogArguments, LogFormat, RunArguments};
+use crate::{admin::Exposition, metrics::Metrics, upkeep::Upkeep};
+
+pub use arguments::{
+    Arguments, CheckArguments, Command, LogArguments, LogFormat, RunArguments, TopArguments,
+};
 pub use check::check;
 pub use config::{Admin, Config, ConfigError, Database};
 pub use error::{DatabaseError, Error};
 pub use log::start as start_log;
 pub use tls::CertificateError;
+pub use top::top;
 
 /// Delivers until `shutdown` is ready, then finishes what is in flight.
 ///
@@ -72,12 +81,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         claim_batch = config.claim_batch,
         "orbhook starts"
     );
+    let metrics = Metrics::default();
+    let upkeep = Arc::new(Upkeep::new(connector.clone(), metrics.clone()));
     let _listener = match &config.admin {
-        Some(admin) => Some(admin::listen(admin, connector.clone(), is_ready).await?),
+        Some(admin) => {
+            let exposition = Exposition::new(&metrics, Arc::clone(&upkeep));
+            Some(admin::listen(admin, connector.clone(), exposition, is_ready).await?)
+        }
         None => {
-            tracing::info!("no admin token is set, so the admin listener is not started");
+            tracing::info!(
+                "neither an admin token nor --admin-listen is set: no admin listener, no /metrics"
+            );
             None
         }
     };
-    worker::work(&config, http, connector, ready, shutdown).await
+    tokio::select! {
+        ended = worker::work(&config, http, connector, metrics, ready, shutdown) => ended,
+        never = upkeep.tend() => match never {},
+    }
 }

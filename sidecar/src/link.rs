@@ -6,6 +6,7 @@ use crate::{
     backoff::Backoff,
     db::{Connector, Db},
     error::DatabaseError,
+    metrics::Metrics,
 };
 
 /// First and longest wait between two tries to connect: back within 5 s of the server, without hammering it.
@@ -17,6 +18,7 @@ pub(crate) struct Link {
     /// For the log: what the connection is for.
     purpose: &'static str,
     connector: Connector,
+    metrics: Metrics,
     db: Option<Db>,
     backoff: Backoff,
     /// The last thing said about it, so that it is said once.
@@ -24,8 +26,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(purpose: &'static str, connector: Connector) -> Link {
-        Link { purpose, connector, db: None, backoff: reconnect_backoff(), said: None }
+    pub(crate) fn new(purpose: &'static str, connector: Connector, metrics: Metrics) -> Link {
+        Link { purpose, connector, metrics, db: None, backoff: reconnect_backoff(), said: None }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -59,8 +61,9 @@ impl Link {
         }
     }
 
-    /// The connection served: the next trouble starts a new count.
-    pub(crate) fn worked(&mut self) {
+    /// The connection served: the next trouble starts a new count. `took`: the statement.
+    pub(crate) fn worked(&mut self, took: Duration) {
+        self.metrics.statement(self.purpose, took);
         self.backoff.reset();
         self.said = None;
     }
@@ -80,7 +83,12 @@ impl Link {
         }
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     fn say(&mut self, error: DatabaseError) {
+        self.metrics.database_error(self.purpose);
         if self.said.as_ref() != Some(&error) {
             tracing::warn!(purpose = self.purpose, %error, hint = error.hint(), "trouble with the database; trying again");
             self.said = Some(error);

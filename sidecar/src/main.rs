@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use orbhook_sidecar::{Arguments, Command, Config, Error, check, run, start_log};
+use orbhook_sidecar::{Arguments, Command, Config, Error, check, run, start_log, top};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// 128 + SIGINT, as a shell would report it.
@@ -51,6 +51,7 @@ async fn execute(command: Command) -> Result<(), Error> {
             let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
             Ok(())
         }
+        Command::Top(arguments) => top(&arguments, stop_signal()).await,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     delivery::{Finished, Outcome, Ticket},
     error::DatabaseError,
     link::Link,
+    metrics::{Metrics, Verdict},
 };
 
 /// Results in one statement. `orbhook.settle` takes 1,000; half of that is as fast and holds locks half as long.
@@ -62,9 +63,11 @@ pub(crate) async fn settle_all(
         let mut waiting: Vec<Vec<Finished>> = split_by_sidecar(batch);
         while let Some(batch) = waiting.pop() {
             let db = link.connected().await;
+            let asked_at = Instant::now();
             match settle(db, &batch).await {
                 Ok(rows) => {
-                    link.worked();
+                    link.worked(asked_at.elapsed());
+                    count_rows(&rows, &batch, link.metrics());
                     log_rows(&rows, &batch);
                     report(Report::Settled { count: batch.len() });
                 }
@@ -100,6 +103,17 @@ struct Settled {
     late: bool,
     due_in: Option<Duration>,
     reason: Option<String>,
+}
+
+impl Settled {
+    fn verdict(&self) -> Verdict {
+        match self.status.as_str() {
+            _ if self.late => Verdict::Late,
+            "delivered" => Verdict::Delivered,
+            "pending" => Verdict::Retry,
+            _ => Verdict::Failed,
+        }
+    }
 }
 
 /// All of one batch, in one transaction. The results must be of one sidecar.
@@ -163,6 +177,17 @@ fn halve(mut batch: Vec<Finished>) -> Result<[Vec<Finished>; 2], Box<Finished>> 
         Some(one) => Err(Box::new(one)),
         None => Ok([Vec::new(), Vec::new()]),
     }
+}
+
+/// What the database has no row for was delivered, or was given back and has no result.
+fn count_rows(rows: &[Settled], batch: &[Finished], metrics: &Metrics) {
+    let count = |verdict: Verdict| rows.iter().filter(|row| row.verdict() == verdict).count();
+    let released = batch.iter().filter(|finished| matches!(finished.outcome, Outcome::Released)).count();
+    for verdict in [Verdict::Retry, Verdict::Failed, Verdict::Late] {
+        metrics.settled(verdict, count(verdict));
+    }
+    let without_success = rows.len() - count(Verdict::Delivered);
+    metrics.settled(Verdict::Delivered, batch.len().saturating_sub(released + without_success));
 }
 
 fn log_rows(rows: &[Settled], batch: &[Finished]) {

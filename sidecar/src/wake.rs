@@ -21,6 +21,7 @@ use crate::{
     error::DatabaseError,
     idle::Idle,
     link::reconnect_backoff,
+    metrics::Metrics,
 };
 
 const CHANNEL: &str = "orbhook";
@@ -66,7 +67,13 @@ pub(crate) struct Channels {
 }
 
 /// Keeps a connection and a registration until told to stop.
-pub(crate) async fn keep_awake(connector: Connector, name: String, poll: Duration, mut channels: Channels) {
+pub(crate) async fn keep_awake(
+    connector: Connector,
+    name: String,
+    poll: Duration,
+    metrics: Metrics,
+    mut channels: Channels,
+) {
     let mut backoff = reconnect_backoff();
     let mut said: Option<DatabaseError> = None;
     while *channels.mode.borrow() != Mode::Stop {
@@ -89,6 +96,7 @@ pub(crate) async fn keep_awake(connector: Connector, name: String, poll: Duratio
                 }
             }
         };
+        metrics.database_error("wake");
         if said.as_ref() != Some(&error) {
             tracing::warn!(%error, hint = error.hint(), "not ready to deliver; trying again");
             said = Some(error);

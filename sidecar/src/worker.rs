@@ -25,6 +25,7 @@ use crate::{
     delivery::{Delivery, ErrorClass, Fault, Finished},
     error::Error,
     link::Link,
+    metrics::Metrics,
     send::send,
     settle::{Report, settle_all},
     wake::{self, Mode},
@@ -72,6 +73,7 @@ pub(crate) async fn work(
     config: &Config,
     http: HttpClient,
     connector: Connector,
+    metrics: Metrics,
     ready: Ready,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -79,19 +81,21 @@ pub(crate) async fn work(
     let (wake_events, mut wakes) = mpsc::channel(WAKE_EVENTS_MAX);
     let (registered, mut registration) = watch::channel(None);
     let channels = wake::Channels { mode: mode_receiver, events: wake_events, registration: registered };
-    let keep_awake = wake::keep_awake(connector.clone(), config.name.clone(), config.poll, channels);
+    let keep_awake =
+        wake::keep_awake(connector.clone(), config.name.clone(), config.poll, metrics.clone(), channels);
     let mut waking = Task(tokio::spawn(keep_awake));
     let (results, results_receiver) = mpsc::unbounded_channel();
     let (reports_sender, mut reports) = mpsc::unbounded_channel();
-    let settle_link = Link::new("settle", connector.clone());
+    let settle_link = Link::new("settle", connector.clone(), metrics.clone());
     let mut settling = Task(tokio::spawn(settle_all(settle_link, results_receiver, reports_sender)));
     let (stop, stopping) = watch::channel(false);
-    let mut claims = Claims::Idle(Box::new(Link::new("claim", connector)));
-    let mut worker = Worker::new(config, http, mode, results, ready, Instant::now());
+    let mut claims = Claims::Idle(Box::new(Link::new("claim", connector, metrics.clone())));
+    let mut worker = Worker::new(config, http, metrics, mode, results, ready, Instant::now());
     let mut shutdown = std::pin::pin!(shutdown);
 
     loop {
         worker.dispatch(Instant::now());
+        worker.metrics.level(worker.sends.len(), worker.waiting(), worker.unsettled);
         if let Some(request) = worker.next_claim(Instant::now(), claims.is_idle()) {
             claims.begin(request, registration.clone(), stopping.clone());
         }
@@ -143,6 +147,7 @@ impl Drop for Task {
 /// The worker's state.
 struct Worker {
     http: HttpClient,
+    metrics: Metrics,
     concurrency: usize,
     claim_batch: usize,
     poll: Duration,
@@ -183,6 +188,7 @@ impl Worker {
     fn new(
         config: &Config,
         http: HttpClient,
+        metrics: Metrics,
         mode: watch::Sender<Mode>,
         results: mpsc::UnboundedSender<Finished>,
         ready: Ready,
@@ -190,6 +196,7 @@ impl Worker {
     ) -> Worker {
         Worker {
             http,
+            metrics,
             concurrency: config.concurrency,
             claim_batch: config.claim_batch,
             poll: config.poll,
@@ -390,6 +397,7 @@ impl Worker {
 
     fn finish(&mut self, finished: Finished) {
         self.let_go(finished.ticket.webhook);
+        self.metrics.finished(&finished);
         self.unsettled += 1;
         // The receiver is gone only when the settling task has panicked; the lease then brings the delivery back.
         if self.results.send(finished).is_err() {
@@ -407,6 +415,7 @@ impl Worker {
 
     fn publish_ready(&self) {
         let is_ready = self.sidecar.is_some() && self.settles;
+        self.metrics.ready(is_ready);
         self.ready.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
     }
 

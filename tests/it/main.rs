@@ -15,6 +15,7 @@ mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
 mod explain; // what is explained is what then happens
 mod filter; // which events pass a filter
+mod golden; // compares with a file that a person has read
 mod graphql; // the document's test call, on the sidecar's admin listener
 mod health; // when a webhook is switched off, and who hears of it
 mod hostile; // whatever a receiver does, an attempt ends in time, with its reason, and nothing is unpacked or followed
@@ -22,6 +23,8 @@ mod idle; // a sidecar without work leaves the database alone
 mod isolation; // a bad webhook is its own trouble
 mod lease; // who may send what, when, and whose result counts
 mod ledger; // rows written past the executor are what an INSERT would have written
+mod logs; // what the sidecar's log says of a failure, and how often
+mod metrics; // what /metrics says, and that the dashboard and the alerts ask for nothing else
 mod outbound; // what must not be reached is not reached
 mod pacing; // how many requests a receiver gets in a second, and at once
 mod privileges; // what may be called, by whom, and what it says about itself
@@ -36,6 +39,8 @@ mod signatures; // rotation of secrets, verification in SQL, every provider's by
 mod subscription; // sessions remember who subscribes, and none longer than it is true
 mod tls; // whom it trusts, and what it says of those it does not
 mod tls_servers; // TLS as OpenSSL's server speaks it
+mod top; // `orbhook top`, in a pipe
+mod totals; // attempts counted by the minute and the hour
 mod views; // what a person asks, answered with one select
 mod watch; // what orbhook_watch says, takes and refuses, and whose rights count
 mod watch_events; // every event type, from plain SQL

@@ -6,13 +6,14 @@ use tokio::{
 };
 
 use super::*;
-use crate::config::Database;
+use crate::{config::Database, metrics::Verdict};
 
 const TOKEN: &str = "0123456789abcdef";
 
 struct Running {
     address: std::net::SocketAddr,
     ready: watch::Sender<bool>,
+    metrics: Metrics,
     _serving: Listener,
 }
 
@@ -22,9 +23,12 @@ async fn start() -> Running {
     let (ready, is_ready) = watch::channel(false);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = router(build_schema(connector), Secret::new(TOKEN), is_ready);
+    let metrics = Metrics::default();
+    let exposition = Exposition::new(&metrics, Arc::new(Upkeep::new(connector.clone(), metrics.clone())));
+    let app =
+        graphql_router(build_schema(connector), Secret::new(TOKEN)).merge(open_router(exposition, is_ready));
     let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-    Running { address, ready, _serving: Listener(serving) }
+    Running { address, ready, metrics, _serving: Listener(serving) }
 }
 
 impl Running {
@@ -97,6 +101,24 @@ async fn health_needs_no_token_and_readiness_follows_the_database() {
     assert!(running.request("GET /readyz HTTP/1.1", "").await.starts_with("HTTP/1.1 503"));
     running.ready.send_replace(true);
     assert!(running.request("GET /readyz HTTP/1.1", "").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn metrics_need_no_token_and_speak_while_the_database_does_not() {
+    let running = start().await;
+    running.metrics.settled(Verdict::Failed, 2);
+    let response = running.request("GET /metrics HTTP/1.1", "").await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(response.contains("content-type: application/openmetrics-text; version=1.0.0"), "{response}");
+    for line in [
+        "orbhook_database_up 0\n",
+        "orbhook_attempts_total{verdict=\"failed\"} 2\n",
+        "orbhook_requests_total{outcome=\"timeout_body\"} 0\n",
+        "orbhook_database_errors_total{connection=\"upkeep\"} 1\n",
+    ] {
+        assert!(response.contains(line), "{line} in {response}");
+    }
+    assert!(response.trim_end().ends_with("# EOF"), "{response}");
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ fn harness(concurrency: usize, claim_batch: usize) -> Harness {
     let (mode_sender, mode) = watch::channel(Mode::Awake);
     let (sender, results) = mpsc::unbounded_channel();
     let (ready_sender, ready) = watch::channel(false);
-    let worker = Worker::new(&config, http, mode_sender, sender, ready_sender, Instant::now());
+    let worker =
+        Worker::new(&config, http, Metrics::default(), mode_sender, sender, ready_sender, Instant::now());
     Harness { worker, results, mode, ready }
 }
 
