@@ -18,6 +18,7 @@ mod policy;
 mod pump;
 mod server;
 mod sink;
+mod views;
 mod watch;
 mod written;
 
@@ -43,6 +44,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "cost", always: true, measure: || Box::pin(cost::measure()) },
     Section { name: "growth", always: false, measure: || Box::pin(growth::measure()) },
     Section { name: "policy", always: false, measure: || Box::pin(policy::measure()) },
+    Section { name: "views", always: false, measure: || Box::pin(views::measure()) },
 ];
 
 #[tokio::main]
