@@ -86,6 +86,7 @@ create table orbhook.webhooks (
                           constraint webhooks_max_in_flight_in_range check (max_in_flight between 1 and 1000),
     max_age_seconds       numeric
                           constraint webhooks_max_age_in_range check (max_age_seconds between 1 and 315360000),
+    key_ids               text[],
     created_at            timestamptz not null default clock_timestamp(),
     updated_at            timestamptz not null default clock_timestamp(),
     constraint webhooks_inactive_reason_only_when_inactive check (inactive_reason is null or not active)
@@ -113,6 +114,8 @@ comment on column orbhook.webhooks.rate_limit_per_second is 'Requests per second
 comment on column orbhook.webhooks.timeout_seconds is 'Seconds a request may take, body included, 1 to 30.';
 comment on column orbhook.webhooks.max_in_flight is 'Requests under way at the same time over all sidecars, 1 to 1000.';
 comment on column orbhook.webhooks.max_age_seconds is 'Deliveries older than this are cancelled instead of sent; null: never.';
+comment on column orbhook.webhooks.key_ids is
+    'Keys that its secrets are sealed with: a sidecar must have them all to send for it. Null: in plain. "unreadable" among them: a sidecar found a secret that it cannot open.';
 comment on column orbhook.webhooks.created_at is 'When it was made.';
 comment on column orbhook.webhooks.updated_at is 'When its configuration last changed.';
 
@@ -125,14 +128,16 @@ create table orbhook.webhook_secrets (
     value      text not null
                constraint webhook_secrets_value_is_short check (octet_length(value) between 1 and 16384),
     expires_at timestamptz,
+    key_id     text generated always as (substring(value from '^sealed:v1:([0-9a-f]{16}):[A-Za-z0-9_-]+$')) stored,
     primary key (webhook_id, name)
 );
 comment on table orbhook.webhook_secrets is
     'Secrets of webhooks: the endpoint URL, signing secrets, provider keys, extra headers. Granted to nobody; claim hands them to the sidecar.';
 comment on column orbhook.webhook_secrets.webhook_id is 'The webhook.';
 comment on column orbhook.webhook_secrets.name is 'endpoint, signing, signing.previous, apiKey, api_key, or header.NAME.';
-comment on column orbhook.webhook_secrets.value is 'The secret.';
+comment on column orbhook.webhook_secrets.value is 'The secret: sealed (sealed:v1:…) when a key is installed, otherwise as it is.';
 comment on column orbhook.webhook_secrets.expires_at is 'From then on it is not used (the old signing secret after a rotation); null: never.';
+comment on column orbhook.webhook_secrets.key_id is 'The key it is sealed with; null: in plain.';
 
 create table orbhook.subscriptions (
     pattern    text not null,
@@ -331,13 +336,15 @@ comment on table orbhook.periods is
 comment on column orbhook.periods.starts_on is 'First day of the period.';
 
 create table orbhook.instances (
-    id         uuid primary key,
-    name       text not null,
-    version    text not null,
-    has_lock   boolean not null,
-    started_at timestamptz not null default clock_timestamp(),
-    stopped_at timestamptz,
-    died_at    timestamptz
+    id          uuid primary key,
+    name        text not null,
+    version     text not null,
+    has_lock    boolean not null,
+    started_at  timestamptz not null default clock_timestamp(),
+    stopped_at  timestamptz,
+    died_at     timestamptz,
+    environment text not null default 'default',
+    key_ids     text[] not null default '{}'
 );
 comment on table orbhook.instances is
     'Sidecars that registered. One whose advisory lock was seen free is dead for ever, and what it had claimed is free at once.';
@@ -348,6 +355,8 @@ comment on column orbhook.instances.has_lock is 'False behind a transaction pool
 comment on column orbhook.instances.started_at is 'When it registered.';
 comment on column orbhook.instances.stopped_at is 'When it stopped in order.';
 comment on column orbhook.instances.died_at is 'When its lock was seen free.';
+comment on column orbhook.instances.environment is 'The environment it was started for.';
+comment on column orbhook.instances.key_ids is 'Keys it can open secrets of.';
 
 create table orbhook.watches (
     target     regclass primary key,

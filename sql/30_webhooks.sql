@@ -2,7 +2,7 @@
 -- orbhook.webhook_configs with its secrets masked.
 --
 -- orbhook._validate_webhook (Rust, pure) reads the object and returns the columns it sets, so that every rule about a
--- key has one home. Secrets are moved to webhook_secrets on the way in. A trigger keeps the derived tables
+-- key has one home. Secrets are moved to webhook_secrets on the way in, and sealed there (28_seal). A trigger keeps the derived tables
 -- subscriptions and webhook_state in step, for the calls below and for plain UPDATE alike; both derived tables are
 -- left out of dumps, so the trigger never writes to a table that a restore fills.
 
@@ -106,6 +106,7 @@ begin
             hint = 'for example $.payment.amount ? (@ > 100); see the PostgreSQL manual, "The SQL/JSON Path Language"';
     end;
 
+    perform orbhook._check_sealed(coalesce(p_set -> 'secrets', '{}'));
     insert into orbhook.webhook_secrets (webhook_id, name, value)
     select p_id, s.key, s.value
     from jsonb_each_text(coalesce(p_set -> 'secrets', '{}')) as s
@@ -152,6 +153,7 @@ comment on function orbhook._raise_unknown_event_type(text, text) is
 
 create function @extschema@.orbhook_create_webhook(config jsonb) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_id  uuid := orbhook._new_id();
@@ -175,6 +177,7 @@ Errors: 22023 names the key and what is wrong with it.';
 
 create function @extschema@.orbhook_update_webhook(id uuid, changes jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_webhook orbhook.webhooks := orbhook._webhook(id);

@@ -5,6 +5,7 @@
 
 create function @extschema@.orbhook_rotate_secret(id uuid, overlap interval default '24 hours') returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_webhook orbhook.webhooks := orbhook._webhook(id);

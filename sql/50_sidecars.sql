@@ -17,16 +17,20 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select ('x' || right(p_sidecar::text, 8))::bit(32)::integer $$;
 comment on function orbhook._sidecar_key(uuid) is 'Second half of a sidecar''s advisory lock.';
 
-create function orbhook.register(p_sidecar uuid, p_name text, p_version text, p_session boolean) returns boolean
+create function orbhook.register(
+    p_sidecar uuid, p_name text, p_version text, p_session boolean,
+    p_environment text default 'default', p_key_ids text[] default '{}') returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform orbhook._arm(p_environment, p_name);
+    perform orbhook._refuse_silenced(p_environment);
     -- The lock comes first: an id is in the table only while its lock is held, or after.
     if p_session and not pg_try_advisory_lock(1869767273, orbhook._sidecar_key(p_sidecar)) then
         return false;
     end if;
-    insert into orbhook.instances (id, name, version, has_lock)
-    values (p_sidecar, left(p_name, 200), left(p_version, 50), p_session);
+    insert into orbhook.instances (id, name, version, has_lock, environment, key_ids)
+    values (p_sidecar, left(p_name, 200), left(p_version, 50), p_session, p_environment, p_key_ids);
     delete from orbhook.instances i where coalesce(i.stopped_at, i.died_at) < clock_timestamp() - interval '30 days';
     perform orbhook._open_period();
     return true;
@@ -34,8 +38,9 @@ exception when unique_violation then
     return false;
 end
 $$;
-comment on function orbhook.register(uuid, text, text, boolean) is
-    'A sidecar says it is here. p_session: take its advisory lock on this connection (not behind a transaction pooler). False: the id is taken, choose another.';
+comment on function orbhook.register(uuid, text, text, boolean, text, text[]) is
+'A sidecar says it is here. p_session: take its advisory lock on this connection (not behind a transaction pooler). p_environment: the one it sends for. p_key_ids: keys it can open secrets of. False: the id is taken, choose another.
+Errors: 55000 (nothing is sent from here for that environment: orbhook.standing says why).';
 
 create function orbhook.deregister(p_sidecar uuid) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -59,6 +64,11 @@ begin
     -- Two sidecars on a Monday morning: the second waits here and then finds the row.
     insert into orbhook.periods (starts_on) values (v_monday) on conflict do nothing;
     if not found then
+        return;
+    end if;
+    -- A dump without data brings the partitions and not their rows here.
+    if exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = 'orbhook' and c.relname = 'deliveries_' || v_suffix and c.relispartition) then
         return;
     end if;
     -- Made at run time and attached, so that they are no members of the extension and can be dropped one by one.
@@ -115,6 +125,8 @@ declare
     v_dead uuid[];
     v_next timestamptz;
 begin
+    -- Told once a second, so that a sidecar learns of a takeover.
+    perform orbhook._refuse_silenced(i.environment) from orbhook.instances i where i.id = p_sidecar;
     perform orbhook._mark_dead(p_sidecar);
     if not exists (select from orbhook.periods p where p.starts_on = date_trunc('week', clock_timestamp())::date) then
         perform orbhook._open_period();
@@ -153,7 +165,10 @@ begin
               order by o.due_at
               limit coalesce(w.max_in_flight, 1)) d) front
     where q.webhook_id is not null
-      and (w.id is null or (w.active and not w.paused));
+      and (w.id is null
+           or (w.active and not w.paused
+               and (w.key_ids is null
+                    or w.key_ids <@ coalesce((select i.key_ids from orbhook.instances i where i.id = p_sidecar), '{}'))));
 
     select least(v_next, min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end))
     into v_next

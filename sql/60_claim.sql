@@ -74,9 +74,15 @@ declare
     v_send_at   timestamptz[];
     v_requests  orbhook.request[];
     v_problems  orbhook._ending[];
+    v_key_ids   text[];
 begin
-    -- Whoever takes this id for dead would send the same deliveries at once.
-    if not exists (select from orbhook.instances i where i.id = p_sidecar and i.died_at is null and i.stopped_at is null) then
+    -- Whoever takes this id for dead would send the same deliveries at once; so would the database that this one is a
+    -- copy of, and another environment.
+    select i.key_ids into v_key_ids
+    from orbhook.instances i
+    join orbhook.environment e on e.name = i.environment and e.place = orbhook._place()
+    where i.id = p_sidecar and i.died_at is null and i.stopped_at is null;
+    if not found then
         return;
     end if;
 
@@ -103,6 +109,7 @@ begin
         join orbhook.webhook_state s on s.webhook_id = q.webhook_id
         left join unnest(p_held_webhooks, p_held_counts) as h (webhook_id, held) on h.webhook_id = w.id
         where q.due_at <= v_now and w.active and not w.paused
+          and (w.key_ids is null or w.key_ids <@ v_key_ids)
           and s.paused_until <= v_now
           -- One that has its share must not take the place of one that has not.
           and coalesce(h.held, 0) < least(p_share, w.max_in_flight)
@@ -235,5 +242,5 @@ begin
 end
 $$;
 comment on function orbhook.claim(uuid, integer, uuid, integer, integer, uuid[], integer[]) is
-'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead.
+'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead, and nothing at all from a database that is a copy (orbhook.standing).
 p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. p_lead_ms: how long claims take to come back to this sidecar, 0 to 10000; paced requests get send times after that. p_share: the most deliveries of one webhook it may hold. p_held_webhooks, p_held_counts: what it holds, of which webhooks.';

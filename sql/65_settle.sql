@@ -11,6 +11,8 @@
 --   pause                the whole webhook is quiet until then (429; 502, 503, 504 with Retry-After)
 --   message permanent    failed: this message will never be taken
 --   endpoint permanent   failed, and the webhook is switched off with the reason; what is queued stays pending
+--   parked               nothing was sent, because a secret could not be opened: no retry is used up. The webhook's
+--                        deliveries wait until the secret is set anew (webhooks.key_ids); a test fails
 --
 -- Lock order: webhook_state (by webhook_id), then deliveries_open (by id).
 
@@ -25,7 +27,7 @@ create type orbhook._judgement as (
     reason        text
 );
 comment on type orbhook._judgement is
-    'What a result means: verdict is delivered, retry, message_permanent, endpoint_permanent or released.';
+    'What a result means: verdict is delivered, retry, message_permanent, endpoint_permanent, parked or released.';
 
 create function orbhook._judge(
     p_provider text, p_target text, p_status integer, p_headers text, p_body text, p_now_unix_seconds bigint) returns text[]
@@ -96,6 +98,7 @@ begin
     cross join lateral (
         select case r.outcome
                    when 'released' then array['released', null, null, null, null]
+                   when 'parked' then array['parked', null, null, null, coalesce(r.error, 'a secret could not be opened')]
                    when 'answered' then orbhook._judge(coalesce(w.provider_type, 'GENERIC'), w.target, r.status,
                                                        coalesce(r.headers::text, '{}'), coalesce(r.body, ''),
                                                        floor(extract(epoch from v_now))::bigint)
@@ -135,7 +138,7 @@ begin
         delivery uuid, attempt integer, outcome text, started_ago_ms bigint, duration_ms integer, connect_ms integer,
         first_byte_ms integer, address text, status integer, headers jsonb, body text, body_cut boolean, error_class text)
     join unnest(v_applied) a on a.delivery_id = r.delivery and a.attempt = r.attempt
-    where r.outcome <> 'released';
+    where r.outcome not in ('released', 'parked');
 
     if coalesce(cardinality(v_applied), 0) < jsonb_array_length(p_results) then
         return query select * from orbhook._record_late(p_sidecar, p_results, v_applied, v_now);
@@ -165,6 +168,15 @@ begin
       and (c.failed > 0 or (c.delivered > 0 and s.failing_since is not null));
 
     perform orbhook._switch_off(a.webhook_id, a.reason) from unnest(v_applied) a where a.verdict = 'endpoint_permanent';
+    -- A key that is only missing (class key) is in key_ids already: the next claim knows.
+    update orbhook.webhooks w
+    set key_ids = array_append(w.key_ids, 'unreadable')
+    from (select distinct a.webhook_id
+          from unnest(v_applied) a
+          join jsonb_to_recordset(p_results) as r (delivery uuid, attempt integer, error_class text)
+              on r.delivery = a.delivery_id and r.attempt = a.attempt
+          where a.verdict = 'parked' and r.error_class = 'secret') u
+    where w.id = u.webhook_id and array_position(w.key_ids, 'unreadable') is null;
     perform orbhook._switch_off_failing(array_agg(a.webhook_id)) from unnest(v_applied) a
     where a.verdict in ('retry', 'message_permanent') having count(*) > 0;
 
@@ -178,6 +190,7 @@ begin
     join orbhook.deliveries_open d on d.id = a.delivery_id
     left join orbhook.webhooks w on w.id = a.webhook_id
     where a.verdict in ('delivered', 'message_permanent', 'endpoint_permanent')
+       or (a.verdict = 'parked' and d.is_test)
        or (a.verdict = 'retry'
            and (d.is_test
                 or (d.failures >= coalesce(w.max_retries, 0)
@@ -185,12 +198,12 @@ begin
 
     update orbhook.deliveries_open d
     set lease_until = null, claimed_by = null, outcome_attempt = a.attempt,
-        failures = d.failures + case when a.verdict = 'released' or a.spared then 0 else 1 end,
-        first_due_at = case when a.verdict = 'released' then d.first_due_at else coalesce(d.first_due_at, d.due_at) end,
-        due_at = case when a.verdict = 'released' then d.due_at
+        failures = d.failures + case when a.verdict in ('released', 'parked') or a.spared then 0 else 1 end,
+        first_due_at = case when a.verdict in ('released', 'parked') then d.first_due_at else coalesce(d.first_due_at, d.due_at) end,
+        due_at = case when a.verdict in ('released', 'parked') then d.due_at
                       else v_now + make_interval(secs => orbhook._retry_after_seconds(
                                orbhook._retry_delay_seconds(w.retry_delay, d.failures + 1), a.after_seconds, random())) end,
-        last_status_code = coalesce(r.status, case when a.verdict = 'released' then d.last_status_code end),
+        last_status_code = coalesce(r.status, case when a.verdict in ('released', 'parked') then d.last_status_code end),
         last_error = coalesce(a.reason, d.last_error)
     from (select u.*, u.rate_limited and coalesce(o.first_due_at, o.due_at) > v_now - interval '24 hours' as spared
           from unnest(v_applied) u
@@ -205,8 +218,8 @@ begin
     perform orbhook._finish(v_endings);
 
     return query
-    select a.delivery_id, a.attempt, coalesce(e.status, 'pending'), false,
-           (extract(epoch from d.due_at - v_now) * 1000)::integer, a.reason
+    select a.delivery_id, a.attempt, coalesce(e.status, case a.verdict when 'parked' then 'parked' else 'pending' end), false,
+           case when a.verdict <> 'parked' then (extract(epoch from d.due_at - v_now) * 1000)::integer end, a.reason
     from unnest(v_applied) a
     left join unnest(v_endings) e on e.delivery_id = a.delivery_id
     left join orbhook.deliveries_open d on d.id = a.delivery_id
@@ -214,7 +227,7 @@ begin
 end
 $$;
 comment on function orbhook.settle(uuid, jsonb) is
-'Applies the results of attempts. p_results: JSON array of {"delivery", "attempt", "outcome": "answered" | "unanswered" | "released", "started_ago_ms", "duration_ms", "connect_ms", "first_byte_ms", "address", "status", "headers", "body", "body_cut", "error_class", "error"}. Returns a row for each result worth a line in the log.';
+'Applies the results of attempts. p_results: JSON array of {"delivery", "attempt", "outcome": "answered" | "unanswered" | "released" | "parked", "started_ago_ms", "duration_ms", "connect_ms", "first_byte_ms", "address", "status", "headers", "body", "body_cut", "error_class", "error"}. Returns a row for each result worth a line in the log.';
 
 create function orbhook._record_late(p_sidecar uuid, p_results jsonb, p_applied orbhook._judgement[], p_now timestamptz)
 returns table (delivery_id uuid, attempt integer, status text, late boolean, due_in_ms integer, reason text)
@@ -232,7 +245,7 @@ begin
             error_class text, error text)
         left join unnest(p_applied) a on a.delivery_id = r.delivery and a.attempt = r.attempt
         left join orbhook.deliveries d on d.id = r.delivery
-        where a.delivery_id is null and r.outcome <> 'released' and d.id is not null and r.attempt between 1 and d.attempts
+        where a.delivery_id is null and r.outcome not in ('released', 'parked') and d.id is not null and r.attempt between 1 and d.attempts
     loop
         -- The next claim wrote this attempt down as unknown; now its outcome is known. A second report of one that is
         -- already known (the connection broke after the commit, so the sidecar asked again) changes nothing.

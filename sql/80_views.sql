@@ -27,6 +27,13 @@ select d.id as delivery_id, d.event_id, e.event_type, d.webhook_id, w.name as we
             when d.is_test and d.due_at <= statement_timestamp() then 'now'
             when not w.active then 'when the webhook is active again' || coalesce('; switched off: ' || w.inactive_reason, '')
             when w.paused then 'when the webhook is resumed'
+            when d.due_at = '9999-12-31 00:00:00+00' then 'when somebody decides about it: orbhook_retry, orbhook_cancel or orbhook_takeover'
+            when array_position(w.key_ids, 'unreadable') is not null then
+                'when its secrets are set anew (orbhook_update_webhook): one of them cannot be opened'
+            when w.key_ids is not null
+                 and not exists (select from orbhook.instances k
+                                 where k.stopped_at is null and k.died_at is null and w.key_ids <@ k.key_ids) then
+                'when a sidecar has the key that its secrets are sealed with: ' || array_to_string(w.key_ids, ', ')
             when greatest(d.due_at, s.paused_until) <= statement_timestamp() then 'now, when its turn comes'
             when s.paused_until > d.due_at then
                 'in ' || date_trunc('second', s.paused_until - statement_timestamp())
@@ -67,6 +74,13 @@ select q.webhook_id, w.name as webhook, q.pending, q.waiting, q.in_flight, q.sch
             when q.waiting = 0 then null
             when not exists (select from orbhook.instances i where i.stopped_at is null and i.died_at is null) then
                 'no sidecar is running; start one with: orbhook run'
+            when array_position(w.key_ids, 'unreadable') is not null then
+                'a secret of it cannot be opened; set its endpoint and its secrets anew with orbhook_update_webhook'
+            when w.key_ids is not null
+                 and not exists (select from orbhook.instances k
+                                 where k.stopped_at is null and k.died_at is null and w.key_ids <@ k.key_ids) then
+                format('no running sidecar has the key that its secrets are sealed with (%s); start one with --key-file',
+                       array_to_string(w.key_ids, ', '))
             when q.in_flight >= w.max_in_flight then format('%s requests are under way, as many as maxInFlight allows', q.in_flight)
             when s.next_send_at > statement_timestamp() then format('paced by its rateLimit of %s a second', w.rate_limit_per_second)
        end as held_by

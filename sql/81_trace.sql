@@ -23,7 +23,7 @@ begin
     with event as (
         select e.* from orbhook.events e where e.id = v_event
     ), delivery as (
-        select d.*, w.name as webhook, w.active, w.paused, w.inactive_reason, s.paused_until, s.pause_reason,
+        select d.*, w.name as webhook, w.active, w.paused, w.inactive_reason, w.key_ids, s.paused_until, s.pause_reason,
                i.name as sidecar, coalesce(d.lease_until > statement_timestamp() and i.died_at is null, false) as leased
         from orbhook.deliveries d
         left join orbhook.webhooks w on w.id = d.webhook_id
@@ -73,6 +73,13 @@ begin
                     when d.is_test then null
                     when not d.active then 'waits until the webhook is active again' || coalesce('; switched off: ' || d.inactive_reason, '')
                     when d.paused then 'waits until the webhook is resumed'
+                    when d.due_at = orbhook._held() then d.last_error
+                    when array_position(d.key_ids, 'unreadable') is not null then
+                        'waits until its secrets are set anew: one of them cannot be opened'
+                    when d.key_ids is not null
+                         and not exists (select from orbhook.instances k
+                                         where k.stopped_at is null and k.died_at is null and d.key_ids <@ k.key_ids) then
+                        'waits for a sidecar with the key that its secrets are sealed with: ' || array_to_string(d.key_ids, ', ')
                     when d.paused_until > d.due_at then 'the receiver asked for quiet' || coalesce(': ' || d.pause_reason, '')
                end,
                d.webhook_id, d.id

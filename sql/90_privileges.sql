@@ -50,8 +50,10 @@ begin
         where case p_kind
                   when 'emitter' then p.proname = 'orbhook_emit'
                   when 'sender' then n.nspname = 'orbhook' and p.proname in (
-                      'register', 'deregister', 'look', 'doze', 'rouse', 'claim', 'settle', 'tend', 'gauges', 'start_test', 'test_result')
-                  when 'admin' then p.proname like 'orbhook\_%' and p.proname <> 'orbhook_grant' or p.proname in ('event_trace', 'top', '_captured')
+                      'register', 'deregister', 'look', 'doze', 'rouse', 'claim', 'settle', 'tend', 'gauges', 'start_test', 'test_result',
+                      'standing', 'sealing_key', 'outdated_secrets', 'reseal')
+                  when 'admin' then p.proname like 'orbhook\_%' and p.proname not in ('orbhook_grant', 'orbhook_install_key')
+                       or p.proname in ('event_trace', 'top', '_captured', 'sealing_key')
                   when 'reader_payload' then p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', 'top', '_captured')
                   else p.proname in ('orbhook_render', 'orbhook_verify', 'orbhook_explain', 'orbhook_audit', 'event_trace', 'top')
               end
@@ -68,7 +70,7 @@ begin
         execute format('grant usage on schema orbhook to %s', p_role);
     end if;
     if p_kind in ('reader', 'reader_payload', 'admin') then
-        execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, '
+        execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, orbhook.keys, orbhook.sealing_keys, orbhook.environment, '
                        'orbhook.delivery_log, orbhook.backlog, orbhook.webhook_health, orbhook.dead_letters, orbhook.sidecars, '
                        'orbhook.deliveries, orbhook.attempt_minutes, orbhook.attempt_hours, orbhook.totals_until, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress to %s', p_role);
         execute format('grant select (id, event_type, occurred_at, created_at, skipped) on orbhook.events to %s', p_role);

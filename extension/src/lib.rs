@@ -7,6 +7,7 @@
 //! * `doorbell`: wakes a sidecar at commit, but only when one sleeps;
 //! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
 //! * `watch`: triggers that emit for application tables;
+//! * `seal`: secrets sealed on their way in; where this database is;
 //! * `identity`: ids and signing secrets; `signature`: verification in SQL; `settings`: the server settings; `fault`: errors and their SQLSTATE.
 //!
 //! A panic is turned into an ERROR by pgrx, but an abort or a stack overflow would restart the whole server: nothing
@@ -25,6 +26,7 @@ mod ledger;
 mod payload;
 mod render;
 mod schema;
+mod seal;
 mod settings;
 mod signature;
 mod stale;

@@ -2,6 +2,7 @@
 
 use orbhook_address::{Policy, parse_networks};
 use orbhook_providers::webhook::{self, ConfigError, Current};
+use orbhook_seal::key_id_of;
 use pgrx::prelude::*;
 
 use crate::fault::{Fault, or_raise};
@@ -19,7 +20,11 @@ fn validate(config: Option<&str>, current: Option<&str>) -> Result<String, Fault
     })?;
     let webhook = webhook::validate(config, current.as_ref()).map_err(argument)?;
     if let Some(Some(endpoint)) = webhook.secrets.get("endpoint") {
-        check_address(endpoint)?;
+        match (key_id_of(endpoint), &webhook.endpoint_scheme, &webhook.endpoint_host) {
+            // Sealed on the client, with scheme and host in clear beside it.
+            (Some(_), Some(scheme), Some(host)) => check_address(&format!("{scheme}://{host}/"))?,
+            _ => check_address(endpoint)?,
+        }
     }
     serde_json::to_string(&webhook).map_err(|error| Fault::Internal(error.to_string()))
 }

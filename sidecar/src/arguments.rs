@@ -6,8 +6,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
 
 pub(crate) const CONCURRENCY_DEFAULT: u32 = 512;
+pub(crate) const ENVIRONMENT_DEFAULT: &str = "default";
 pub(crate) const CLAIM_BATCH_DEFAULT: u32 = 200;
 pub(crate) const POLL_MS_DEFAULT: u64 = 1000;
 const TOP_WINDOW_SECONDS_DEFAULT: i32 = 30;
@@ -39,7 +41,8 @@ pub enum Command {
     /// Say in plain words whether the database is ready for `orbhook run`.
     ///
     /// Exit codes: 0 ready, 1 unexpected trouble, 2 an option is wrong, 10 cannot connect, 11 extension missing,
-    /// 12 version mismatch, 13 a privilege is missing, 14 a standby.
+    /// 12 version mismatch, 13 a privilege is missing, 14 a standby, 15 a copy or another environment's (nothing is sent),
+    /// 16 the key that secrets are sealed with is missing.
     Check(CheckArguments),
     /// Show what flows, per webhook, live. On a terminal: q or Ctrl-C ends it. In a pipe: one snapshot.
     ///
@@ -47,12 +50,27 @@ pub enum Command {
     /// Exit codes: 0 ended as asked, 1 unexpected trouble, 2 an option is wrong, 10 cannot connect, 11 extension missing,
     /// 13 a privilege is missing, 14 a standby.
     Top(TopArguments),
+    /// Make a pair of keys for sealing secrets: the private one goes into FILE (mode 0600), the public one is printed.
+    ///
+    /// Start every sidecar with --key-file FILE, then install the public key: select orbhook_install_key('orbhook-public-key:…').
+    Keygen(KeygenArguments),
+    /// Seal a secret on this machine, so that the server's statements and logs never hold it.
+    ///
+    /// Reads the secret from standard input and prints what to give orbhook_update_webhook in its place. It fits that webhook and
+    /// that key of its configuration alone.
+    Seal(SealArguments),
+    /// Seal with the key installed last what is still sealed with an older one. Needs the files of the older keys.
+    Reseal(ResealArguments),
 }
 
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     #[command(flatten)]
     pub(crate) database: DatabaseArguments,
+    #[command(flatten)]
+    pub(crate) environment: EnvironmentArguments,
+    #[command(flatten)]
+    pub(crate) keys: KeyArguments,
     #[command(flatten)]
     pub log: LogArguments,
 }
@@ -77,6 +95,10 @@ pub struct TopArguments {
 pub struct RunArguments {
     #[command(flatten)]
     pub(crate) database: DatabaseArguments,
+    #[command(flatten)]
+    pub(crate) environment: EnvironmentArguments,
+    #[command(flatten)]
+    pub(crate) keys: KeyArguments,
 
     /// How this sidecar is called in the database and in logs, 1 to 200 characters [default: the host's name]
     #[arg(long, env = "ORBHOOK_NAME")]
@@ -128,11 +150,69 @@ pub struct RunArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct KeygenArguments {
+    /// Where the private key goes. The file must not exist yet
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct SealArguments {
+    /// The webhook's id
+    #[arg(long, value_name = "ID")]
+    pub(crate) webhook: Uuid,
+
+    /// Which of its secrets: endpoint, signingSecret, apiKey, api_key, or header.NAME
+    #[arg(long, value_name = "KEY", default_value = "signingSecret")]
+    pub(crate) secret: String,
+
+    /// The public key to seal with [default: the one installed in the database]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) public_key: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) database: DatabaseArguments,
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct ResealArguments {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArguments,
+    #[command(flatten)]
+    pub(crate) keys: KeyArguments,
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnvironmentArguments {
+    /// What this installation is called, 1 to 63 letters, digits, dots, dashes and underscores. A database sends for one environment
+    /// only, so a snapshot of production that is started as another one stays silent
+    #[arg(long, env = "ORBHOOK_ENVIRONMENT", default_value = ENVIRONMENT_DEFAULT, value_name = "NAME")]
+    pub(crate) environment: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArguments {
+    /// File with a private key that secrets are sealed for (orbhook keygen), readable by its owner alone; repeat it or separate by
+    /// commas while keys are changed [default: none]
+    #[arg(long, env = "ORBHOOK_KEY_FILE", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) key_file: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DatabaseArguments {
     /// The database, as URL (postgres://user@host/db) or as key=value pairs; several hosts may be listed, the primary is used.
-    /// Give it by environment, not as an argument. sslmode: disable, prefer, require (which verifies the certificate)
+    /// Give it by environment or file, not as an argument. sslmode: disable, prefer, require (which verifies the certificate)
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub(crate) database_url: String,
+    pub(crate) database_url: Option<String>,
+
+    /// File that holds the database URL; it wins over --database-url. A process's environment can be read by its user, a file need
+    /// not be [default: none]
+    #[arg(long, env = "ORBHOOK_DATABASE_URL_FILE", value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
 
     /// PEM file of the certificate authorities that the database's certificate is verified against [default: the system's]
     #[arg(long, env = "ORBHOOK_DATABASE_CA_FILE", value_name = "FILE")]
@@ -164,11 +244,17 @@ mod tests {
 
     #[test]
     fn every_option_has_an_environment_variable_and_an_explanation() {
+        // What differs from one call to the next has no place in an environment.
+        const OF_ONE_CALL: [&str; 4] = ["file", "webhook", "secret", "public_key"];
         for command in Arguments::command().get_subcommands() {
             for option in command.get_arguments().filter(|option| option.get_id() != "help") {
                 let id = option.get_id();
                 let variable = option.get_env().unwrap_or_default().to_string_lossy().into_owned();
-                assert!(variable == "DATABASE_URL" || variable.starts_with("ORBHOOK_"), "{id}: {variable}");
+                let is_of_one_call = OF_ONE_CALL.contains(&id.as_str());
+                assert!(
+                    is_of_one_call || variable == "DATABASE_URL" || variable.starts_with("ORBHOOK_"),
+                    "{id}: {variable}"
+                );
                 assert!(option.get_help().is_some(), "{id} has no help");
             }
         }

@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 use tokio_postgres::types::Type;
 
 use crate::{
-    config::Database,
+    config::CheckConfig,
     db::{Connector, Db},
     error::{DatabaseError, Error},
 };
 
 /// Everything the sidecar calls. Its role may do nothing else.
-const FUNCTIONS: [&str; 11] = [
+const FUNCTIONS: [&str; 12] = [
     "register",
     "deregister",
     "doze",
@@ -23,6 +23,7 @@ const FUNCTIONS: [&str; 11] = [
     "gauges",
     "start_test",
     "test_result",
+    "standing",
 ];
 
 /// Receivers refuse signatures whose timestamp is 5 minutes off; this leaves time to notice.
@@ -45,12 +46,18 @@ FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = 'orbhook' AND p.proname = ANY ($1)";
 
+/// What the database says of the environment, the keys and its log.
+const STANDING: &str = "SELECT subject, severity, message, hint FROM orbhook.standing($1, $2)";
+
 /// `orbhook check`: lines for a person to read, or what is wrong.
-pub async fn check(database: &Database) -> Result<Vec<String>, Error> {
-    let connector = Connector::new(database)?;
+pub async fn check(check: &CheckConfig) -> Result<Vec<String>, Error> {
+    let connector = Connector::new(&check.database)?;
     let (db, _) = connector.connect().await?;
-    let findings = examine(&db).await?;
+    let key_ids: Vec<String> = check.keys.ids().map(ToString::to_string).collect();
+    let findings = examine(&db, &check.environment, &key_ids).await?;
     db.close().await;
+    findings.refuse_silenced()?;
+    findings.refuse_missing_keys()?;
     let mut lines = vec![
         format!(
             "OK       connected to {}, a primary (PostgreSQL {})",
@@ -59,6 +66,7 @@ pub async fn check(database: &Database) -> Result<Vec<String>, Error> {
         format!("OK       extension orbhook {}, sidecar {VERSION}", findings.extension),
         "OK       the role may call everything the sidecar needs".to_owned(),
     ];
+    lines.extend(findings.good().map(|message| format!("OK       {message}")));
     lines.extend(findings.warnings().into_iter().map(|warning| format!("WARNING  {warning}")));
     Ok(lines)
 }
@@ -72,9 +80,42 @@ pub(crate) struct Findings {
     is_durable: bool,
     /// This machine's clock minus the database's.
     clock_skew_seconds: f64,
+    standing: Vec<Standing>,
+}
+
+/// A row of `orbhook.standing`.
+#[derive(Debug, Clone)]
+struct Standing {
+    severity: String,
+    message: String,
+    hint: Option<String>,
 }
 
 impl Findings {
+    /// Err: nothing is sent from here for this environment.
+    pub(crate) fn refuse_silenced(&self) -> Result<(), DatabaseError> {
+        match self.first("stop") {
+            Some((reason, hint)) => Err(DatabaseError::Silenced { reason, hint }),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse_missing_keys(&self) -> Result<(), DatabaseError> {
+        match self.first("missing") {
+            Some((reason, hint)) => Err(DatabaseError::KeyMissing { reason, hint }),
+            None => Ok(()),
+        }
+    }
+
+    fn first(&self, severity: &str) -> Option<(String, String)> {
+        let found = self.standing.iter().find(|row| row.severity == severity)?;
+        Some((found.message.clone(), found.hint.clone().unwrap_or_default()))
+    }
+
+    fn good(&self) -> impl Iterator<Item = &str> {
+        self.standing.iter().filter(|row| row.severity == "ok").map(|row| row.message.as_str())
+    }
+
     pub(crate) fn warn(&self) {
         for warning in self.warnings() {
             tracing::warn!("{warning}");
@@ -94,12 +135,37 @@ impl Findings {
                 self.clock_skew_seconds.abs()
             ));
         }
+        let said = self.standing.iter().filter(|row| ["warning", "missing"].contains(&row.severity.as_str()));
+        warnings.extend(said.map(|row| match &row.hint {
+            Some(hint) => format!("{}; {hint}", row.message),
+            None => row.message.clone(),
+        }));
         warnings
     }
 }
 
 /// Errors: ExtensionMissing, VersionMismatch, NoPrivilege, or trouble with the connection.
-pub(crate) async fn examine(db: &Db) -> Result<Findings, DatabaseError> {
+pub(crate) async fn examine(
+    db: &Db,
+    environment: &str,
+    key_ids: &[String],
+) -> Result<Findings, DatabaseError> {
+    let mut findings = examine_version(db).await?;
+    examine_privileges(db, &findings.extension).await?;
+    findings.standing = db
+        .query(STANDING, &[(&environment, Type::TEXT), (&key_ids, Type::TEXT_ARRAY)])
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(Standing { severity: row.try_get(1)?, message: row.try_get(2)?, hint: row.try_get(3)? })
+        })
+        .collect::<Result<_, tokio_postgres::Error>>()
+        .map_err(|error| DatabaseError::Unexpected { reason: error.to_string() })?;
+    Ok(findings)
+}
+
+/// Errors: ExtensionMissing, VersionMismatch, or trouble with the connection.
+pub(crate) async fn examine_version(db: &Db) -> Result<Findings, DatabaseError> {
     let rows = db.query(STATE, &[]).await?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let read = |error: tokio_postgres::Error| DatabaseError::Unexpected { reason: error.to_string() };
@@ -112,15 +178,14 @@ pub(crate) async fn examine(db: &Db) -> Result<Findings, DatabaseError> {
         return Err(DatabaseError::VersionMismatch { extension, sidecar: VERSION.to_owned() });
     }
     let settings: [String; 2] = [row.try_get(2).map_err(read)?, row.try_get(3).map_err(read)?];
-    let findings = Findings {
+    Ok(Findings {
         database,
         extension,
         server_version: row.try_get(4).map_err(read)?,
         is_durable: settings.iter().all(|setting| setting == "on"),
         clock_skew_seconds: now - row.try_get::<_, f64>(5).map_err(read)?,
-    };
-    examine_privileges(db, &findings.extension).await?;
-    Ok(findings)
+        standing: Vec::new(),
+    })
 }
 
 async fn examine_privileges(db: &Db, extension: &str) -> Result<(), DatabaseError> {
@@ -187,6 +252,7 @@ mod tests {
             server_version: "15.15".to_owned(),
             is_durable: true,
             clock_skew_seconds: -29.0,
+            standing: Vec::new(),
         };
         assert!(findings.warnings().is_empty());
         findings.clock_skew_seconds = -31.0;

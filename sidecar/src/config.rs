@@ -8,16 +8,19 @@ use std::{
 };
 
 use orbhook_address::{IpNet, NetworkError, parse_networks};
+use orbhook_seal::KeyRing;
 
 use crate::{
     arguments::{
-        ADMIN_LISTEN_DEFAULT, CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments,
-        POLL_MS_DEFAULT, RunArguments, SHUTDOWN_GRACE_SECONDS_DEFAULT,
+        ADMIN_LISTEN_DEFAULT, CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments, ENVIRONMENT_DEFAULT,
+        EnvironmentArguments, POLL_MS_DEFAULT, RunArguments, SHUTDOWN_GRACE_SECONDS_DEFAULT,
     },
     delivery::Secret,
+    keys::{KeyFileError, read_keys},
 };
 
 const NAME_CHARACTERS_MAX: usize = 200;
+const ENVIRONMENT_BYTES_MAX: usize = 63;
 
 /// A token shorter than this can be guessed.
 const ADMIN_TOKEN_BYTES_MIN: usize = 16;
@@ -34,6 +37,16 @@ pub enum ConfigError {
     DatabaseUrlOption(&'static str, &'static str),
     #[error("the database URL names no host")]
     DatabaseHost,
+    #[error("no database is named: set DATABASE_URL or --database-url-file")]
+    DatabaseMissing,
+    #[error("--database-url-file: cannot read {path}: {reason}")]
+    DatabaseUrlFile { path: String, reason: String },
+    #[error(
+        "--environment must be 1 to {ENVIRONMENT_BYTES_MAX} letters, digits, dots, dashes and underscores, and begin with a letter or digit"
+    )]
+    Environment,
+    #[error("--key-file: {0}")]
+    KeyFile(#[from] KeyFileError),
     #[error("--allow-network: {0}")]
     AllowNetwork(#[from] NetworkError),
     #[error("--name must be 1 to {NAME_CHARACTERS_MAX} characters without control characters")]
@@ -49,6 +62,10 @@ pub enum ConfigError {
 pub struct Config {
     pub database: Database,
     pub name: String,
+    /// What the database must be armed as; a database that has never sent is armed as this.
+    pub environment: String,
+    /// What sealed secrets are opened with.
+    pub keys: KeyRing,
     /// Requests in flight at most.
     pub concurrency: usize,
     /// Deliveries per claim at most.
@@ -106,6 +123,8 @@ impl Config {
         Ok(Config {
             database: Database::parse(url, None)?,
             name: host_name(),
+            environment: ENVIRONMENT_DEFAULT.to_owned(),
+            keys: KeyRing::default(),
             concurrency: to_usize(CONCURRENCY_DEFAULT),
             claim_batch: to_usize(CLAIM_BATCH_DEFAULT),
             poll: Duration::from_millis(POLL_MS_DEFAULT),
@@ -116,7 +135,12 @@ impl Config {
         })
     }
 
-    /// Validates what was typed. Reads the token file.
+    /// Ids of the keys, as the database knows them.
+    pub(crate) fn key_ids(&self) -> Vec<String> {
+        self.keys.ids().map(ToString::to_string).collect()
+    }
+
+    /// Validates what was typed. Reads the token file and the key files.
     pub fn from_arguments(arguments: RunArguments) -> Result<Config, ConfigError> {
         let name = arguments.name.unwrap_or_else(host_name);
         let characters = name.chars().count();
@@ -136,6 +160,8 @@ impl Config {
         Ok(Config {
             database: arguments.database.parse()?,
             name,
+            environment: arguments.environment.parse()?,
+            keys: read_keys(&arguments.keys.key_file)?,
             concurrency: to_usize(arguments.concurrency),
             claim_batch: to_usize(arguments.claim_batch),
             poll: Duration::from_millis(arguments.poll_ms),
@@ -162,16 +188,51 @@ impl Database {
     }
 }
 
-impl CheckArguments {
-    pub fn database(self) -> Result<Database, ConfigError> {
-        self.database.parse()
+/// Everything `check` needs.
+#[derive(Debug, Clone)]
+pub struct CheckConfig {
+    pub database: Database,
+    pub environment: String,
+    pub keys: KeyRing,
+}
+
+impl CheckConfig {
+    /// Validates what was typed. Reads the key files.
+    pub fn from_arguments(arguments: CheckArguments) -> Result<CheckConfig, ConfigError> {
+        Ok(CheckConfig {
+            database: arguments.database.parse()?,
+            environment: arguments.environment.parse()?,
+            keys: read_keys(&arguments.keys.key_file)?,
+        })
     }
 }
 
 impl DatabaseArguments {
-    pub(crate) fn parse(&self) -> Result<Database, ConfigError> {
-        Database::parse(&self.database_url, self.database_ca_file.clone())
+    pub(crate) fn parse(self) -> Result<Database, ConfigError> {
+        let url = match (self.database_url_file, self.database_url) {
+            (Some(path), _) => read_url(&path)?,
+            (None, Some(url)) => url,
+            (None, None) => return Err(ConfigError::DatabaseMissing),
+        };
+        Database::parse(url.trim(), self.database_ca_file)
     }
+}
+
+impl EnvironmentArguments {
+    fn parse(self) -> Result<String, ConfigError> {
+        let name = self.environment;
+        let is_plain = name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && name.len() <= ENVIRONMENT_BYTES_MAX
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if is_plain { Ok(name) } else { Err(ConfigError::Environment) }
+    }
+}
+
+fn read_url(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::DatabaseUrlFile {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
 }
 
 /// Options of libpq that people bring along. Only names from this list are ever repeated: the rest could be part of a password.
@@ -221,7 +282,7 @@ mod tests {
         let all = ["orbhook", "run", "--database-url", "postgres://u:CANARY@h/d"].iter().chain(extra);
         match Arguments::try_parse_from(all).map_err(|error| error.to_string())?.command {
             Command::Run(arguments) => Config::from_arguments(*arguments).map_err(|error| error.to_string()),
-            Command::Check(_) | Command::Top(_) => unreachable!("run was typed"),
+            _ => unreachable!("run was typed"),
         }
     }
 
@@ -247,6 +308,11 @@ mod tests {
             ["--allow-network", "10.0.0.1/8"],
             ["--name", ""],
             ["--name", "a\nb"],
+            ["--environment", ""],
+            ["--environment", "-prod"],
+            ["--environment", "a b"],
+            ["--key-file", "/nowhere/at/all"],
+            ["--database-url-file", "/nowhere/at/all"],
             ["--admin-token", "short"],
             ["--admin-token", "with a space in the middle"],
             ["--admin-token-file", "/nowhere/at/all"],

@@ -45,7 +45,8 @@ pub(crate) struct HeaderTemplate {
     pub(crate) secret: Option<String>,
 }
 
-/// The webhook's secrets by name: `endpoint`, `signing`, `signing.previous`, a provider's keys, `header.<Name>`.
+/// The webhook's secrets by name: `endpoint`, `signing`, `signing.previous`, a provider's keys, `header.<Name>`. Sealed as claimed,
+/// until [`Keys::open`](crate::keys::Keys::open).
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secrets(BTreeMap<String, Secret>);
@@ -57,6 +58,18 @@ impl Secrets {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, secret)| (name.as_str(), secret.expose()))
+    }
+
+    /// The same names with other values, unless one of them cannot be had.
+    pub(crate) fn try_map(
+        self,
+        mut change: impl FnMut(&str, Secret) -> Result<Secret, Fault>,
+    ) -> Result<Secrets, Fault> {
+        let changed = self.0.into_iter().map(|(name, value)| {
+            let value = change(&name, value)?;
+            Ok((name, value))
+        });
+        changed.collect::<Result<_, Fault>>().map(Secrets)
     }
 }
 
@@ -103,6 +116,11 @@ impl Finished {
         }
     }
 
+    /// Nothing was sent, and no attempt is counted: a secret did not open.
+    pub(crate) fn parked(ticket: Ticket, now: Instant, fault: Fault) -> Finished {
+        Finished { outcome: Outcome::Parked(fault), ..Finished::released(ticket, now) }
+    }
+
     pub(crate) fn unanswered(ticket: Ticket, started: Instant, now: Instant, fault: Fault) -> Finished {
         Finished {
             ticket,
@@ -119,6 +137,7 @@ impl Finished {
 pub(crate) enum Outcome {
     Answered(Answer),
     Unanswered(Fault),
+    Parked(Fault),
     Released,
 }
 
@@ -158,7 +177,10 @@ pub(crate) enum ErrorClass {
     Reset,
     MalformedResponse,
     AddressBlocked,
+    /// A secret does not fit its purpose, or cannot be opened with the key it names.
     Secret,
+    /// The key that a secret is sealed with is not here.
+    Key,
     Internal,
 }
 
@@ -190,6 +212,7 @@ impl ErrorClass {
             ErrorClass::MalformedResponse => "malformed_response",
             ErrorClass::AddressBlocked => "address_blocked",
             ErrorClass::Secret => "secret",
+            ErrorClass::Key => "key",
             ErrorClass::Internal => "internal",
         }
     }

@@ -30,10 +30,19 @@ pub enum Error {
     NoReader,
     #[error("the database has no function orbhook.top")]
     NothingToShow,
+    #[error("cannot write the key to {path}: {reason}")]
+    KeyFile { path: String, reason: String },
+    #[error("{0}")]
+    PublicKey(String),
+    /// Never repeats the secret.
+    #[error("the secret {0}")]
+    Secret(String),
+    #[error("{done} secrets were sealed anew, and these could not be opened:\n{failed}")]
+    Unopened { done: u64, failed: String },
 }
 
 impl Error {
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Database(error) => Some(error.hint()),
             Error::Config(_) => Some("see orbhook run --help"),
@@ -50,6 +59,16 @@ impl Error {
             Error::NothingToShow => {
                 Some("run CREATE EXTENSION orbhook in that database, or ALTER EXTENSION orbhook UPDATE")
             }
+            Error::KeyFile { .. } => {
+                Some("choose a file that does not exist yet: a key is never overwritten")
+            }
+            Error::PublicKey(_) => {
+                Some("orbhook keygen prints a public key, orbhook_install_key(key) installs it")
+            }
+            Error::Secret(_) => Some("see orbhook seal --help"),
+            Error::Unopened { .. } => Some(
+                "give the files of all keys in orbhook.keys with --key-file; a secret that is damaged must be set anew",
+            ),
             Error::Certificate(_) | Error::HttpClient(_) | Error::Task(_) => None,
         }
     }
@@ -57,12 +76,19 @@ impl Error {
     /// The process's exit code, as `orbhook check --help` documents it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Config(_) | Error::LogFilter(_) | Error::Certificate(_) => 2,
+            Error::Config(_)
+            | Error::LogFilter(_)
+            | Error::Certificate(_)
+            | Error::KeyFile { .. }
+            | Error::PublicKey(_)
+            | Error::Secret(_) => 2,
             Error::Database(DatabaseError::CannotConnect { .. }) => 10,
             Error::Database(DatabaseError::ExtensionMissing { .. }) | Error::NothingToShow => 11,
             Error::Database(DatabaseError::VersionMismatch { .. }) => 12,
             Error::Database(DatabaseError::NoPrivilege { .. }) | Error::NoReader => 13,
             Error::Database(DatabaseError::Standby { .. }) => 14,
+            Error::Database(DatabaseError::Silenced { .. }) => 15,
+            Error::Database(DatabaseError::KeyMissing { .. }) | Error::Unopened { .. } => 16,
             _ => 1,
         }
     }
@@ -82,6 +108,11 @@ pub enum DatabaseError {
     NoPrivilege { action: String },
     #[error("{server} is a standby or read-only")]
     Standby { server: String },
+    /// A copy of a database that sends, or another environment's.
+    #[error("nothing is sent from here: {reason}")]
+    Silenced { reason: String, hint: String },
+    #[error("{reason}")]
+    KeyMissing { reason: String, hint: String },
     #[error("lost the connection to PostgreSQL: {reason}")]
     Lost { reason: String },
     #[error("PostgreSQL refused a statement: {message} (SQLSTATE {code})")]
@@ -92,7 +123,7 @@ pub enum DatabaseError {
 
 impl DatabaseError {
     /// How to fix it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
             DatabaseError::CannotConnect { .. } => {
                 "check DATABASE_URL, that the server runs, and its pg_hba.conf"
@@ -107,6 +138,7 @@ impl DatabaseError {
             DatabaseError::Standby { .. } => {
                 "list all servers in DATABASE_URL (host=a,b); the sidecar follows the primary"
             }
+            DatabaseError::Silenced { hint, .. } | DatabaseError::KeyMissing { hint, .. } => hint,
             DatabaseError::Lost { .. } => {
                 "the sidecar reconnects by itself; see the server's log for the cause"
             }
@@ -142,6 +174,13 @@ impl DatabaseError {
         let code = db.code();
         if *code == SqlState::INSUFFICIENT_PRIVILEGE {
             return DatabaseError::NoPrivilege { action: format!("do what it must: {}", db.message()) };
+        }
+        // What register and look raise; none of the other calls does.
+        if *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+            return DatabaseError::Silenced {
+                reason: db.message().to_owned(),
+                hint: db.hint().unwrap_or_default().to_owned(),
+            };
         }
         if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
             return DatabaseError::Standby { server: server.to_owned() };

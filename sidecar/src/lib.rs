@@ -32,11 +32,15 @@ mod fault;
 mod gauges;
 mod graphql;
 mod idle;
+mod keygen;
+mod keys;
 mod link;
 mod log;
 mod metrics;
 mod redact;
+mod reseal;
 mod resolve;
+mod seal;
 mod send;
 mod settle;
 mod sign;
@@ -54,12 +58,17 @@ use tokio::sync::watch;
 use crate::{admin::Exposition, metrics::Metrics, upkeep::Upkeep};
 
 pub use arguments::{
-    Arguments, CheckArguments, Command, LogArguments, LogFormat, RunArguments, TopArguments,
+    Arguments, CheckArguments, Command, KeygenArguments, LogArguments, LogFormat, ResealArguments,
+    RunArguments, SealArguments, TopArguments,
 };
 pub use check::check;
-pub use config::{Admin, Config, ConfigError, Database};
+pub use config::{Admin, CheckConfig, Config, ConfigError, Database};
 pub use error::{DatabaseError, Error};
+pub use keygen::keygen;
+pub use keys::KeyFileError;
 pub use log::start as start_log;
+pub use reseal::reseal;
+pub use seal::seal;
 pub use tls::CertificateError;
 pub use top::top;
 
@@ -77,6 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         name = config.name,
+        environment = config.environment,
         concurrency = config.concurrency,
         claim_batch = config.claim_batch,
         "orbhook starts"

@@ -7,7 +7,9 @@ use std::{
 };
 
 use clap::Parser;
-use orbhook_sidecar::{Arguments, Command, Config, Error, check, run, start_log, top};
+use orbhook_sidecar::{
+    Arguments, CheckConfig, Command, Config, Error, check, keygen, reseal, run, seal, start_log, top,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// 128 + SIGINT, as a shell would report it.
@@ -46,9 +48,21 @@ async fn execute(command: Command) -> Result<(), Error> {
         }
         Command::Check(arguments) => {
             start_log(&arguments.log)?;
-            let lines = check(&arguments.database()?).await?;
-            // Nobody may be reading any more; the exit code says it all.
-            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+            say(&check(&CheckConfig::from_arguments(arguments)?).await?);
+            Ok(())
+        }
+        Command::Keygen(arguments) => {
+            say(&[keygen(&arguments)?]);
+            Ok(())
+        }
+        Command::Seal(arguments) => {
+            start_log(&arguments.log)?;
+            say(&[seal(arguments, std::io::stdin()).await?]);
+            Ok(())
+        }
+        Command::Reseal(arguments) => {
+            start_log(&arguments.log)?;
+            say(&reseal(arguments).await?);
             Ok(())
         }
         Command::Top(arguments) => top(&arguments, stop_signal()).await,
@@ -74,6 +88,11 @@ async fn stop_signal() {
         next().await;
         exit(EXIT_SECOND_SIGNAL);
     });
+}
+
+fn say(lines: &[String]) {
+    // Nobody may be reading any more; the exit code says it all.
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
 
 fn fail(message: &str, hint: Option<&str>, code: u8) -> ExitCode {

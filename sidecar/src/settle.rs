@@ -201,6 +201,8 @@ fn log_rows(rows: &[Settled], batch: &[Finished]) {
         let due_in_ms = due_in.map(ms);
         if *late {
             tracing::warn!(%delivery, attempt, webhook, status, "late result: {reason}");
+        } else if status == "parked" {
+            tracing::warn!(%delivery, attempt, webhook, reason, "parked");
         } else if due_in_ms.is_some() {
             tracing::info!(%delivery, attempt, webhook, status, due_in_ms, reason, "attempt failed; will be tried again");
         } else if status == "delivered" {
@@ -269,6 +271,12 @@ fn to_element(finished: &Finished, now: Instant) -> Element<'_> {
             body_cut: Some(answer.body_cut),
             ..element
         },
+        Outcome::Parked(fault) => Element {
+            outcome: "parked",
+            error_class: Some(fault.class.as_str()),
+            error: Some(&fault.reason),
+            ..element
+        },
         Outcome::Unanswered(fault) => Element {
             outcome: "unanswered",
             error_class: Some(fault.class.as_str()),
@@ -318,9 +326,10 @@ mod tests {
         };
         let second = finished(2, Outcome::Unanswered(Fault::new(ErrorClass::TimeoutFirstByte, "slow")));
         let third = finished(3, Outcome::Released);
+        let fourth = finished(4, Outcome::Parked(Fault::new(ErrorClass::Key, "no key")));
         tokio::time::advance(Duration::from_millis(250)).await;
         let json: serde_json::Value =
-            serde_json::from_str(&to_json(&[first, second, third], Instant::now())).unwrap();
+            serde_json::from_str(&to_json(&[first, second, third, fourth], Instant::now())).unwrap();
         assert_eq!(
             json,
             serde_json::json!([
@@ -331,6 +340,8 @@ mod tests {
                  "connect_ms": null, "first_byte_ms": null, "address": null, "error_class": "timeout_first_byte", "error": "slow"},
                 {"delivery": Uuid::from_u128(3).to_string(), "attempt": 2, "outcome": "released", "started_ago_ms": 250, "duration_ms": 0,
                  "connect_ms": null, "first_byte_ms": null, "address": null},
+                {"delivery": Uuid::from_u128(4).to_string(), "attempt": 2, "outcome": "parked", "started_ago_ms": 250, "duration_ms": 0,
+                 "connect_ms": null, "first_byte_ms": null, "address": null, "error_class": "key", "error": "no key"},
             ])
         );
     }

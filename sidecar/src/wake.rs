@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     check,
+    config::Config,
     db::{Connector, Db, Notifications},
     error::DatabaseError,
     idle::Idle,
@@ -58,6 +59,23 @@ pub(crate) enum Event {
     Beat,
 }
 
+/// What this sidecar says about itself when it registers.
+pub(crate) struct Identity {
+    name: String,
+    environment: String,
+    key_ids: Vec<String>,
+}
+
+impl Identity {
+    pub(crate) fn of(config: &Config) -> Identity {
+        Identity {
+            name: config.name.clone(),
+            environment: config.environment.clone(),
+            key_ids: config.key_ids(),
+        }
+    }
+}
+
 /// The channels between this task and the worker.
 pub(crate) struct Channels {
     pub(crate) mode: watch::Receiver<Mode>,
@@ -69,7 +87,7 @@ pub(crate) struct Channels {
 /// Keeps a connection and a registration until told to stop.
 pub(crate) async fn keep_awake(
     connector: Connector,
-    name: String,
+    identity: Identity,
     poll: Duration,
     metrics: Metrics,
     mut channels: Channels,
@@ -77,7 +95,7 @@ pub(crate) async fn keep_awake(
     let mut backoff = reconnect_backoff();
     let mut said: Option<DatabaseError> = None;
     while *channels.mode.borrow() != Mode::Stop {
-        let attempt = Session::begin(&connector, &name, poll);
+        let attempt = Session::begin(&connector, &identity, poll);
         let error = match begin_unless_stopped(attempt, &mut channels.mode).await {
             None => return,
             Some(Err(error)) => error,
@@ -100,6 +118,8 @@ pub(crate) async fn keep_awake(
         if said.as_ref() != Some(&error) {
             tracing::warn!(%error, hint = error.hint(), "not ready to deliver; trying again");
             said = Some(error);
+        } else {
+            tracing::debug!(%error, "still not ready to deliver");
         }
         tokio::time::sleep(backoff.next(rand::random())).await;
     }
@@ -127,9 +147,15 @@ struct Session {
 }
 
 impl Session {
-    async fn begin(connector: &Connector, name: &str, poll: Duration) -> Result<Session, DatabaseError> {
+    async fn begin(
+        connector: &Connector,
+        identity: &Identity,
+        poll: Duration,
+    ) -> Result<Session, DatabaseError> {
         let (db, mut notifications) = connector.connect().await?;
-        check::examine(&db).await?.warn();
+        let findings = check::examine(&db, &identity.environment, &identity.key_ids).await?;
+        findings.refuse_silenced()?;
+        findings.warn();
         let listens = self_check(connector, &db, &mut notifications).await?;
         if !listens {
             tracing::warn!(
@@ -137,7 +163,7 @@ impl Session {
                 "notifications do not come back on this connection (a transaction pooler?); polling instead, without session locks"
             );
         }
-        let sidecar = register(&db, name, listens).await?;
+        let sidecar = register(&db, identity, listens).await?;
         tracing::info!(%sidecar, listens, "registered");
         Ok(Session { db, notifications, sidecar, listens, poll })
     }
@@ -308,18 +334,20 @@ async fn self_check(
     Ok(timeout(SELF_CHECK_TIMEOUT, came_back).await.unwrap_or(false))
 }
 
-async fn register(db: &Db, name: &str, session: bool) -> Result<Uuid, DatabaseError> {
+async fn register(db: &Db, identity: &Identity, session: bool) -> Result<Uuid, DatabaseError> {
     let version = env!("CARGO_PKG_VERSION");
     for _ in 0..REGISTER_TRIES {
         let sidecar = Uuid::new_v4();
         let rows = db
             .query(
-                "SELECT orbhook.register($1, $2, $3, $4)",
+                "SELECT orbhook.register($1, $2, $3, $4, $5, $6)",
                 &[
                     (&sidecar, Type::UUID),
-                    (&name, Type::TEXT),
+                    (&identity.name, Type::TEXT),
                     (&version, Type::TEXT),
                     (&session, Type::BOOL),
+                    (&identity.environment, Type::TEXT),
+                    (&identity.key_ids, Type::TEXT_ARRAY),
                 ],
             )
             .await?;

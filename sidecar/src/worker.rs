@@ -24,6 +24,7 @@ use crate::{
     db::Connector,
     delivery::{Delivery, ErrorClass, Fault, Finished},
     error::Error,
+    keys::Keys,
     link::Link,
     metrics::Metrics,
     send::send,
@@ -82,7 +83,7 @@ pub(crate) async fn work(
     let (registered, mut registration) = watch::channel(None);
     let channels = wake::Channels { mode: mode_receiver, events: wake_events, registration: registered };
     let keep_awake =
-        wake::keep_awake(connector.clone(), config.name.clone(), config.poll, metrics.clone(), channels);
+        wake::keep_awake(connector.clone(), wake::Identity::of(config), config.poll, metrics.clone(), channels);
     let mut waking = Task(tokio::spawn(keep_awake));
     let (results, results_receiver) = mpsc::unbounded_channel();
     let (reports_sender, mut reports) = mpsc::unbounded_channel();
@@ -148,6 +149,7 @@ impl Drop for Task {
 struct Worker {
     http: HttpClient,
     metrics: Metrics,
+    keys: Keys,
     concurrency: usize,
     claim_batch: usize,
     poll: Duration,
@@ -197,6 +199,7 @@ impl Worker {
         Worker {
             http,
             metrics,
+            keys: Keys::new(config.keys.clone()),
             concurrency: config.concurrency,
             claim_batch: config.claim_batch,
             poll: config.poll,
@@ -336,7 +339,7 @@ impl Worker {
         while self.sends.len() < self.concurrency
             && let Some(delivery) = self.ready_to_send.pop_front()
         {
-            self.sends.spawn(deliver(self.http.clone(), delivery));
+            self.sends.spawn(deliver(self.http.clone(), self.keys.clone(), delivery));
         }
     }
 
@@ -483,12 +486,16 @@ impl Lead {
 }
 
 /// One delivery, in a task of its own. A panic in it costs this delivery an attempt and nothing else.
-async fn deliver(http: HttpClient, delivery: Delivery) -> Finished {
+async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finished {
     let begun = Instant::now();
     if !may_dial(&delivery, begun) || is_late(&delivery, begun) {
         return Finished::released(delivery.ticket, begun);
     }
     let ticket = delivery.ticket;
+    delivery.secrets = match keys.open(ticket.webhook, delivery.secrets) {
+        Ok(secrets) => secrets,
+        Err(fault) => return Finished::parked(ticket, begun, fault),
+    };
     tracing::debug!(delivery = %ticket.delivery, attempt = ticket.attempt, webhook = %ticket.webhook,
         event_type = delivery.event_type, "sending");
     match AssertUnwindSafe(send(&http, &delivery, unix_seconds())).catch_unwind().await {

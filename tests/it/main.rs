@@ -4,6 +4,7 @@
 mod attacks; // nothing that somebody put into the search path is run
 mod audit; // the ledger proves itself
 mod by_hand; // what a person does about a delivery or a webhook: retry, pause, resume
+mod canary; // a sealed secret is found nowhere
 mod captured; // what a transaction would cause, before it commits
 mod check; // `orbhook check` says what is wrong and how to mend it
 mod config_errors; // what orbhook_create_webhook refuses
@@ -13,6 +14,7 @@ mod document; // the product document: its objects go in, its formats come out
 mod echo; // a receiver that repeats what it was sent gives nothing away
 mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
+mod environment; // a copy of a database that sends stays silent
 mod explain; // what is explained is what then happens
 mod filter; // which events pass a filter
 mod golden; // compares with a file that a person has read
@@ -34,6 +36,7 @@ mod replay; // sending a span of time again
 mod replay_steps; // a long span is sent again in bounded steps
 mod resends; // an attempt is one request on the wire
 mod roles; // who may do what
+mod seal; // secrets at rest: who can open them, and what happens without the key
 mod settle; // what follows from an answer
 mod signatures; // rotation of secrets, verification in SQL, every provider's bytes
 mod subscription; // sessions remember who subscribes, and none longer than it is true

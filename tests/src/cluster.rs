@@ -224,6 +224,11 @@ impl Cluster {
         file.lines().next().and_then(|pid| pid.parse().ok()).expect("it begins with the process id")
     }
 
+    /// The server's files.
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
     /// The server's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()

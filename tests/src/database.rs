@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::cluster::{Cluster, TEMPLATE};
+use crate::wait::{DEADLINE, wait_until};
 
 /// A database of the test's own, with the extension in it; dropped with this value.
 ///
@@ -55,6 +56,28 @@ impl Database {
     pub async fn named(cluster: &Arc<Cluster>, name: &str) -> Database {
         let create = format!("create database {name} template {TEMPLATE}");
         cluster.connect("postgres").await.batch_execute(&create).await.expect("a database from the template");
+        Database { cluster: Arc::clone(cluster), name: name.to_owned(), session: Mutex::new(None) }
+    }
+
+    /// A copy of another test's database, rows and all. Its own sessions are ended first.
+    pub async fn copy(original: &Database, name: &str) -> Database {
+        let client = original.cluster.connect("postgres").await;
+        // A copy is refused while anybody is connected to what it is made of.
+        let end = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and pid <> pg_backend_pid()",
+            original.name
+        );
+        let create = format!("create database {name} template {}", original.name);
+        wait_until("the original to be without sessions", DEADLINE, async || {
+            client.batch_execute(&end).await.expect("sessions are ended");
+            client.batch_execute(&create).await.ok()
+        })
+        .await;
+        Database { cluster: Arc::clone(&original.cluster), name: name.to_owned(), session: Mutex::new(None) }
+    }
+
+    /// One that the test has made by other means.
+    pub fn existing(cluster: &Arc<Cluster>, name: &str) -> Database {
         Database { cluster: Arc::clone(cluster), name: name.to_owned(), session: Mutex::new(None) }
     }
 

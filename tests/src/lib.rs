@@ -14,11 +14,13 @@
 //!
 //! Nothing sleeps. What takes time is waited for with [`wait_until`], which has a deadline and says what it waited for.
 
+mod canary;
 mod cluster;
 mod database;
 mod hostile;
 mod hostile_h2;
 mod http;
+mod key_file;
 mod namespace;
 mod queue;
 mod receiver;
@@ -29,10 +31,12 @@ mod vectors;
 mod wait;
 mod window;
 
+pub use canary::Canaries;
 pub use cluster::{Cluster, ShutdownMode};
 pub use database::{Database, Refusal, Session, generic};
 pub use hostile::{Hostile, Misbehaviour};
 pub use http::Request;
+pub use key_file::KeyFile;
 pub use namespace::{NameServer, Trap, connections_begun, is_in_namespace};
 pub use queue::{Claimed, Claimer, answered};
 pub use receiver::{Answer, Gate, Receiver};

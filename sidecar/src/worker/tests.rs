@@ -1,6 +1,7 @@
 //! The worker's decisions, without a database: claims and reports are handed to it.
 
 use orbhook_address::{Policy, parse_networks};
+use orbhook_seal::KeyRing;
 use uuid::Uuid;
 
 use super::*;
@@ -256,7 +257,7 @@ async fn a_delivery_whose_lease_has_run_down_is_given_back_and_not_dialled() {
     assert!(!may_dial(&late, late.lease_until - 19_999 * MS));
     assert!(!may_dial(&late, late.lease_until + 1000 * MS));
     late.lease_until = Instant::now() + 19_999 * MS;
-    assert!(matches!(deliver(http, late).await.outcome, Outcome::Released));
+    assert!(matches!(deliver(http, Keys::new(KeyRing::default()), late).await.outcome, Outcome::Released));
 }
 
 #[tokio::test(start_paused = true)]
@@ -268,7 +269,7 @@ async fn a_paced_delivery_that_is_late_is_given_back_and_not_dialled() {
     assert!(is_late(&paced, paced.send_at + 41 * MS));
     assert!(!is_late(&delivery(2), paced.send_at + 10_000 * MS), "what is not paced cannot be late");
     tokio::time::advance(41 * MS).await;
-    assert!(matches!(deliver(http, paced).await.outcome, Outcome::Released));
+    assert!(matches!(deliver(http, Keys::new(KeyRing::default()), paced).await.outcome, Outcome::Released));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,23 +1,28 @@
 //! `endpoint`: where a webhook posts to. For most providers the whole URL is the secret, so no error quotes
 //! it.
+//!
+//! `orbhook seal` leaves scheme and host in clear, since the address is checked here and both are shown to
+//! people, and puts the sealed URL where the path was: `https://hooks.slack.com/sealed:v1:…`.
 
 use url::Url;
 
 use super::keys::Keys;
-use super::secret::{MASK, masked};
+use super::secret::{MASK, SEALED_BYTES_MAX, is_sealed, masked};
 use super::{ConfigError, Current, URL_CHARS_MAX};
 use crate::gohighlevel;
 
 const KEY: &str = "endpoint";
 
 pub(super) struct Endpoint {
+    /// When sealed, only its scheme, host and port are the real ones.
     url: Url,
+    sealed: Option<String>,
 }
 
 /// The endpoint given, or `None` when there is none or it comes back masked in an update: as the bare mask,
 /// or as the view shows it, with the stored host in clear and the mask for its path.
 pub(super) fn read(keys: &Keys<'_>, current: Option<&Current>) -> Result<Option<Endpoint>, ConfigError> {
-    let Some(text) = keys.required_text(KEY, URL_CHARS_MAX)? else { return Ok(None) };
+    let Some(text) = keys.required_text(KEY, SEALED_BYTES_MAX)? else { return Ok(None) };
     if current.is_some_and(|current| is_masked(text, &current.endpoint_host)) {
         return Ok(None);
     }
@@ -55,7 +60,12 @@ pub(super) fn read(keys: &Keys<'_>, current: Option<&Current>) -> Result<Option<
             Some("give the whole URL, or leave the key out to keep the stored one"),
         );
     }
-    Ok(Some(Endpoint { url }))
+    let sealed = match url.path().strip_prefix('/') {
+        Some(path) if url.query().is_none() && is_sealed(keys, KEY, path)? => Some(path.to_owned()),
+        _ if text.chars().count() > URL_CHARS_MAX => return fault("is longer than 2048 characters", None),
+        _ => None,
+    };
+    Ok(Some(Endpoint { url, sealed }))
 }
 
 fn is_masked(text: &str, stored_host: &str) -> bool {
@@ -81,8 +91,11 @@ impl Endpoint {
         gohighlevel::target_of(&self.url)
     }
 
-    /// The URL to post to.
+    /// The URL to post to, or the sealed one.
     pub(super) fn into_url(mut self, target: Option<&str>) -> String {
+        if let Some(sealed) = self.sealed {
+            return sealed;
+        }
         if target == Some(gohighlevel::API) {
             gohighlevel::complete(&mut self.url);
         }

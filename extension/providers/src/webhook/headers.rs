@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::keys::Keys;
-use super::secret::{MASK, masked};
+use super::secret::{MASK, is_sealed, masked};
 use super::{ConfigError, Current, Webhook};
 use crate::provider::Provider;
 use crate::{gohighlevel, zapier};
@@ -122,6 +122,9 @@ fn check_free(
 
 fn check_value<'v>(given: &Keys<'_>, name: &str, value: &'v Value) -> Result<&'v str, ConfigError> {
     let Some(text) = value.as_str() else { return Err(given.fault(name, "is not a text", None)) };
+    if is_sealed(given, name, text)? {
+        return Ok(text);
+    }
     if text.len() > VALUE_BYTES_MAX {
         return Err(given.fault(name, "is longer than 4096 bytes", None));
     }

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use orbhook_seal::{SEALED_PREFIX, key_id_of};
 use serde_json::Value;
 
 use super::keys::Keys;
@@ -11,11 +12,32 @@ use super::{ConfigError, Current};
 /// it is.
 pub const MASK: &str = "********";
 
+/// The longest secret, a header's value of 4 KiB, takes about 5,700 bytes sealed.
+pub(super) const SEALED_BYTES_MAX: usize = 8_192;
+
 /// What a configuration says about one secret.
 pub(super) enum Given {
     Set(String),
     Keep,
     Remove,
+}
+
+/// A secret that `orbhook seal` has sealed. What is in it was checked there, and cannot be checked here.
+pub(super) fn is_sealed(keys: &Keys<'_>, key: &str, text: &str) -> Result<bool, ConfigError> {
+    if !text.starts_with(SEALED_PREFIX) {
+        return Ok(false);
+    }
+    if text.len() > SEALED_BYTES_MAX {
+        return Err(keys.fault(key, "is longer than 8192 bytes", None));
+    }
+    if key_id_of(text).is_none() {
+        return Err(keys.fault(
+            key,
+            "is not a whole sealed secret",
+            Some("copy all that orbhook seal prints"),
+        ));
+    }
+    Ok(true)
 }
 
 /// A secret that travels in a header: visible ASCII, at most 4 KiB.
@@ -25,6 +47,9 @@ pub(super) fn header_safe(keys: &Keys<'_>, key: &str, is_stored: bool) -> Result
         Some(Given::Set(text)) => text,
         given => return Ok(given),
     };
+    if is_sealed(keys, key, &text)? {
+        return Ok(Some(Given::Set(text)));
+    }
     if text.len() > BYTES_MAX {
         return Err(keys.fault(key, "is longer than 4096 bytes", None));
     }
@@ -50,6 +75,9 @@ pub(super) fn signing(keys: &Keys<'_>, current: Option<&Current>) -> Result<Opti
         given => given,
     };
     let Some(Given::Set(text)) = &given else { return Ok(given) };
+    if is_sealed(keys, KEY, text)? {
+        return Ok(given);
+    }
     let bytes = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
     if !bytes.is_some_and(|bytes| (24..=64).contains(&bytes.len())) {
         return Err(keys.fault(
