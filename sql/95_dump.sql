@@ -20,4 +20,5 @@ select pg_catalog.pg_extension_config_dump('orbhook.periods', 'where starts_on >
 select pg_catalog.pg_extension_config_dump('orbhook.replays', '');
 select pg_catalog.pg_extension_config_dump('orbhook.watches', '');
 select pg_catalog.pg_extension_config_dump('orbhook.watch_timers', '');
+select pg_catalog.pg_extension_config_dump('orbhook.watch_losses', '');
 select pg_catalog.pg_extension_config_dump('orbhook.grants', '');

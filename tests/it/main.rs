@@ -11,6 +11,7 @@ mod config_errors; // what orbhook_create_webhook refuses
 mod crash; // a server that dies under a working sidecar
 mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
+mod dump; // backup and restore
 mod echo; // a receiver that repeats what it was sent gives nothing away
 mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
@@ -24,6 +25,7 @@ mod hostile; // whatever a receiver does, an attempt ends in time, with its reas
 mod idle; // a sidecar without work leaves the database alone
 mod isolation; // a bad webhook is its own trouble
 mod lease; // who may send what, when, and whose result counts
+mod leave; // DROP EXTENSION
 mod ledger; // rows written past the executor are what an INSERT would have written
 mod logs; // what the sidecar's log says of a failure, and how often
 mod metrics; // what /metrics says, and that the dashboard and the alerts ask for nothing else

@@ -57,7 +57,7 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
         select w.source, w.resolved::text, w.numbers::text, w.broken, \
                exists (select from pg_trigger t where t.tgrelid = w.target and t.tgname = 'orbhook_insert'), \
                exists (select from pg_trigger t \
-                       where t.tgrelid = w.target and t.tgname = 'orbhook_update' and t.tgqual is not null), \
+                       where t.tgrelid = w.target and t.tgname = 'orbhook_update' and t.tgqual is null), \
                exists (select from pg_trigger t \
                        where t.tgrelid = w.target and t.tgname = 'orbhook_update' and cardinality(t.tgattr::int2[]) > 0) \
         from orbhook.watches w where w.target = $1";
@@ -75,7 +75,7 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
             row.get::<bool>(7)? == Some(true),
         )))
     })?;
-    let Some((name, resolved, stored, mut broken, attached, guarded, narrowed)) = found else {
+    let Some((name, resolved, stored, mut broken, attached, widened, narrowed)) = found else {
         return Ok(());
     };
     let Some(source) = source::find(&name) else { return Ok(()) };
@@ -125,8 +125,8 @@ fn refit(target: pg_sys::Oid) -> Result<(), Fault> {
             ],
         )?;
     }
-    // While a dump is restored the watch is there before its triggers: the dump brings those itself.
-    if attached && (!guarded || gone.iter().any(|column| renamed(column).is_none())) {
+    // While a dump is restored the watch is there before its triggers, or before some of them: the dump brings those itself.
+    if attached && (widened || gone.iter().any(|column| renamed(column).is_none())) {
         attach::attach(target, source, &fitted)?;
     } else if narrowed && attach::is_written_before(target)? {
         attach::attach_update(target, source, &fitted)?;
