@@ -65,7 +65,7 @@ async fn execute(command: Command) -> Result<(), Error> {
             say(&reseal(arguments).await?);
             Ok(())
         }
-        Command::Top(arguments) => top(&arguments, stop_signal()).await,
+        Command::Top(arguments) => top(arguments, stop_signal()).await,
     }
 }
 

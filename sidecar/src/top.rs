@@ -50,7 +50,7 @@ const UNDEFINED_FUNCTION: &str = "42883";
 ///
 /// Errors: no connection at the start, no such function or no right to call it, a terminal that cannot be used. Trouble with the
 /// database later on is shown and waited out.
-pub async fn top(arguments: &TopArguments, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn top(arguments: TopArguments, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let connector = Connector::new(&arguments.database.parse()?)?;
     let mut source = Source { connector, db: None, window_seconds: arguments.window_seconds };
     let snapshot = source.look().await?;
