@@ -18,13 +18,15 @@ export PGRX_PG_CONFIG_PATH := $(PREFIX_PG_CONFIG)
 
 # Tests and demo use the release profile: one build serves both, and the SQL calls run as fast as they will.
 CARGO_TEST := cargo test --release
+CAMPAIGN := --package orbhook-sidecar --package orbhook-tests --features orbhook-sidecar/campaign,orbhook-tests/campaign \
+    --bin orbhook-campaign --bin campaign
 BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbhook-tests --bins
 
 # $(call install_extension,PG_CONFIG)
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-root model bench check-providers lint lint-sql install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-root model bench campaign campaign-planted check-providers lint lint-sql install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -52,6 +54,8 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(CARGO_TEST) --package orbhook-model -- --show-output
 	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
 	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
+	cargo build --release $(CAMPAIGN)
+	$(TARGET)/release/campaign --minutes 3 --seed 1
 
 # Built outside the namespace: there is no way out of it.
 test-root: extension ## tests that need root: what is dialled, watched in a network namespace of their own
@@ -67,6 +71,14 @@ bench: extension ## figures against their baselines, into tests/bench/RESULTS.md
 	$(BUILD_PROGRAMS)
 	$(if $(filter 0,$(shell id -u)),tests/root/namespace.sh) $(TARGET)/release/bench $(ONLY)
 
+campaign: extension ## kill and restart everything at random and prove that nothing is lost: make campaign MINUTES=60 SEED=1 (RUN=million, sigterms, orphans, resume)
+	cargo build --release $(CAMPAIGN)
+	$(TARGET)/release/campaign --record $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN))
+
+campaign-planted: extension ## the campaign against bugs made on purpose, each of which it must notice
+	cargo build --release $(CAMPAIGN)
+	$(TARGET)/release/campaign --planted $(if $(SEED),--seed $(SEED))
+
 check-providers: ## show every rendered body to the providers' own published models (needs python3 and npm)
 	tests/providers/check.sh
 
@@ -74,6 +86,7 @@ lint: prefix ## formatting, clippy with warnings as errors, dependencies (bans, 
 	cargo fmt --all --check
 	cargo clippy --all-targets --package orbhook --no-default-features --features pg$(PG) -- -D warnings
 	cargo clippy --all-targets --workspace --exclude orbhook -- -D warnings
+	cargo clippy $(CAMPAIGN) -- -D warnings
 	deny=$$(command -v cargo-deny || $(SETUP)/cargo_tool.sh cargo-deny $(CARGO_DENY_VERSION)) && \
 	    "$$deny" --config .deny.toml check bans licenses sources
 

@@ -1,8 +1,8 @@
 -- Settling: the sidecar reports facts, this decides.
 --
--- A result applies only if it names the latest attempt of a pending delivery (the fence). A late one is recorded and
--- changes nothing. What an answer means is the provider's own judgement (orbhook._judge, Rust, pure); what follows from
--- it is here and nowhere else:
+-- A result applies only if it names the latest attempt of a pending delivery, and only once (the fence). A late one is
+-- recorded and changes nothing, and neither does a second report: a sidecar whose connection broke asks again. What an
+-- answer means is the provider's own judgement (orbhook._judge, Rust, pure); what follows from it is here and nowhere else:
 --
 --   delivered            the delivery ends
 --   retry                one failure more; due again after the webhook's schedule, never earlier, plus 0 to 10 % jitter,
@@ -14,7 +14,8 @@
 --   parked               nothing was sent, because a secret could not be opened: no retry is used up. The webhook's
 --                        deliveries wait until the secret is set anew (webhooks.key_ids); a test fails
 --
--- Lock order: webhook_state (by webhook_id), then deliveries_open (by id).
+-- Lock order: webhook_state (by webhook_id), then deliveries_open (by id). What was not locked at the beginning is not
+-- updated later, or two settles would wait for each other.
 
 create type orbhook._judgement as (
     delivery_id   uuid,
@@ -78,6 +79,7 @@ as $$
 declare
     v_now     timestamptz := clock_timestamp();
     v_period  date := orbhook._period();
+    v_locked  uuid[];
     v_judged  orbhook._judgement[];
     v_applied orbhook._judgement[];
     v_endings orbhook._ending[];
@@ -93,7 +95,7 @@ begin
     into v_judged
     from jsonb_to_recordset(p_results) as r (
         delivery uuid, attempt integer, outcome text, status integer, headers jsonb, body text, error text, started_ago_ms bigint)
-    join orbhook.deliveries_open d on d.id = r.delivery and d.attempts = r.attempt
+    join orbhook.deliveries_open d on d.id = r.delivery and d.attempts = r.attempt and d.outcome_attempt < r.attempt
     left join orbhook.webhooks w on w.id = d.webhook_id
     cross join lateral (
         select case r.outcome
@@ -106,21 +108,24 @@ begin
                end) as j (parts);
 
     -- State first. A webhook that only succeeds and has no failures behind it is not touched.
-    perform from orbhook.webhook_state s
-    where s.webhook_id in (
-        select u.webhook_id from unnest(v_judged) u
-        join orbhook.webhook_state t on t.webhook_id = u.webhook_id
-        where u.verdict in ('retry', 'message_permanent', 'endpoint_permanent')
-           or (u.verdict = 'delivered' and t.failing_since is not null))
-    order by s.webhook_id
-    for update;
+    select array_agg(l.webhook_id)
+    into v_locked
+    from (select s.webhook_id
+          from orbhook.webhook_state s
+          where s.webhook_id in (
+              select u.webhook_id from unnest(v_judged) u
+              join orbhook.webhook_state t on t.webhook_id = u.webhook_id
+              where u.verdict in ('retry', 'message_permanent', 'endpoint_permanent')
+                 or (u.verdict = 'delivered' and t.failing_since is not null))
+          order by s.webhook_id
+          for update) l;
 
     -- The fence, under the row's lock.
     select array_agg(x.judgement)
     into v_applied
     from (select u as judgement
           from unnest(v_judged) u
-          join orbhook.deliveries_open d on d.id = u.delivery_id and d.attempts = u.attempt
+          join orbhook.deliveries_open d on d.id = u.delivery_id and d.attempts = u.attempt and d.outcome_attempt < u.attempt
           order by d.id
           for update of d) x;
 
@@ -164,7 +169,7 @@ begin
           from unnest(v_applied) a
           join orbhook.webhooks w on w.id = a.webhook_id
           group by a.webhook_id) c
-    where s.webhook_id = c.webhook_id
+    where s.webhook_id = c.webhook_id and s.webhook_id = any (v_locked)
       and (c.failed > 0 or (c.delivered > 0 and s.failing_since is not null));
 
     perform orbhook._switch_off(a.webhook_id, a.reason) from unnest(v_applied) a where a.verdict = 'endpoint_permanent';
@@ -250,7 +255,9 @@ begin
         -- The next claim wrote this attempt down as unknown; now its outcome is known. A second report of one that is
         -- already known (the connection broke after the commit, so the sidecar asked again) changes nothing.
         update orbhook.attempts t
-        set late = true, duration_ms = v_result.duration_ms, connect_ms = v_result.connect_ms,
+        set late = true,
+            started_at = p_now - make_interval(secs => least(greatest(coalesce(v_result.started_ago_ms, 0), 0), 86400000) / 1000.0),
+            duration_ms = v_result.duration_ms, connect_ms = v_result.connect_ms,
             first_byte_ms = v_result.first_byte_ms, address = left(v_result.address, 100), status_code = v_result.status,
             error_class = orbhook._error_class(v_result.outcome, v_result.status, v_result.error_class),
             error = coalesce(left(v_result.error, 2000), 'the answer came after the lease had ended'),

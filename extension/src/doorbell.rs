@@ -13,7 +13,7 @@
 //! prepared); the sidecars' poll finds the work after COMMIT PREPARED.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 use pgrx::{direct_function_call, pg_sys};
@@ -30,6 +30,8 @@ const NOTIFICATION_QUEUE_USAGE_MAX: f64 = 0.5;
 
 thread_local! {
     static ARMED: Cell<bool> = const { Cell::new(false) };
+    /// The session's lock_timeout, while a commit that rings does without it.
+    static LOCK_TIMEOUT: Cell<Option<c_int>> = const { Cell::new(None) };
 }
 
 unsafe extern "C-unwind" {
@@ -57,7 +59,10 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
     use pg_sys::XactEvent as At;
     match event {
         At::XACT_EVENT_PRE_COMMIT if ARMED.get() => ring(),
-        At::XACT_EVENT_COMMIT | At::XACT_EVENT_ABORT | At::XACT_EVENT_PREPARE => ARMED.set(false),
+        At::XACT_EVENT_COMMIT | At::XACT_EVENT_ABORT | At::XACT_EVENT_PREPARE => {
+            ARMED.set(false);
+            restore_lock_timeout();
+        }
         _ => {}
     }
 }
@@ -70,9 +75,28 @@ fn ring() {
     {
         return;
     }
+    suspend_lock_timeout();
     // SAFETY: both strings are NUL-terminated and copied. PreCommit_Notify runs after the callbacks, so what is queued
     // here goes with this commit. The transaction is not being prepared: PRE_PREPARE is another event.
     unsafe { Async_Notify(CHANNEL.as_ptr(), c"".as_ptr()) }
+}
+
+/// PreCommit_Notify waits for the transaction of this server that notifies before it, until that one is durable and its
+/// synchronous standby has it. An application's lock_timeout is about its statements; here it would fail its COMMIT for
+/// nothing but a wake-up.
+fn suspend_lock_timeout() {
+    // SAFETY: a plain global of the backend, read whenever it begins to wait for a lock.
+    unsafe {
+        LOCK_TIMEOUT.set(Some(pg_sys::LockTimeout));
+        pg_sys::LockTimeout = 0;
+    }
+}
+
+fn restore_lock_timeout() {
+    if let Some(lock_timeout) = LOCK_TIMEOUT.take() {
+        // SAFETY: as above. SET LOCAL is undone after the callbacks, and so undone on top of this.
+        unsafe { pg_sys::LockTimeout = lock_timeout }
+    }
 }
 
 fn somebody_is_awake() -> bool {

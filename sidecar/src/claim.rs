@@ -10,6 +10,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use crate::{
+    campaign::{self, Bug, Point},
     db::Db,
     delivery::{Delivery, ErrorClass, Fault, Finished, Ticket},
     error::DatabaseError,
@@ -117,6 +118,9 @@ async fn claim_once(
             return (link, None);
         }
     }
+    if campaign::has(Bug::ClaimNotCommitted) {
+        leave_claim_open(link.connected().await).await;
+    }
     let current = *registration.borrow();
     let Some(sidecar) = current else { return (link, None) };
     let db = link.connected().await;
@@ -125,12 +129,25 @@ async fn claim_once(
         Ok(claimed) => {
             link.worked(asked_at.elapsed());
             link.metrics().claimed(claimed.deliveries.len());
+            if !claimed.is_empty() {
+                campaign::pass(Point::AfterClaim);
+            }
             (link, Some(claimed))
         }
         Err(error) => {
             link.failed(error).await;
             (link, None)
         }
+    }
+}
+
+/// Commits the last claim late, and begins a transaction for the next.
+async fn leave_claim_open(db: &Db) {
+    const LATE: Duration = Duration::from_millis(300);
+    tokio::time::sleep(LATE).await;
+    for statement in ["COMMIT", "BEGIN"] {
+        // The claim that follows says what is wrong.
+        drop(db.query(statement, &[]).await);
     }
 }
 

@@ -6,6 +6,7 @@ use orbhook_address::Policy;
 use reqwest::{Client, header, redirect, retry};
 
 use crate::{
+    campaign::{self, Bug},
     dial::TraceLayer,
     resolve::{Lookup, PolicyResolver},
 };
@@ -54,7 +55,7 @@ impl HttpClient {
             // What is checked is what is dialled: our resolver, no proxy from the environment, no way elsewhere by redirect.
             .dns_resolver(PolicyResolver::new(Arc::clone(&policy), lookup))
             .no_proxy()
-            .redirect(redirect::Policy::none())
+            .redirect(redirects())
             .referer(false)
             // An attempt is one request. When to try again is decided in SQL.
             .retry(retry::never())
@@ -81,5 +82,13 @@ impl HttpClient {
             .build()
             .map_err(reqwest::Error::without_url)?;
         Ok(HttpClient { policy, client })
+    }
+}
+
+/// Never followed: the body was signed for its endpoint, and the next address was checked by nobody.
+fn redirects() -> redirect::Policy {
+    match campaign::has(Bug::RedirectFollowed) {
+        true => redirect::Policy::limited(1),
+        false => redirect::Policy::none(),
     }
 }

@@ -12,8 +12,9 @@ use orbhook_seal::KeyRing;
 
 use crate::{
     arguments::{
-        ADMIN_LISTEN_DEFAULT, CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments, ENVIRONMENT_DEFAULT,
-        EnvironmentArguments, POLL_MS_DEFAULT, RunArguments, SHUTDOWN_GRACE_SECONDS_DEFAULT,
+        ADMIN_LISTEN_DEFAULT, CLAIM_BATCH_DEFAULT, CONCURRENCY_DEFAULT, CheckArguments, DatabaseArguments,
+        ENVIRONMENT_DEFAULT, EnvironmentArguments, POLL_MS_DEFAULT, RunArguments,
+        SHUTDOWN_GRACE_SECONDS_DEFAULT,
     },
     delivery::Secret,
     keys::{KeyFileError, read_keys},

@@ -19,6 +19,7 @@
 mod admin;
 mod arguments;
 mod backoff;
+mod campaign;
 mod check;
 mod claim;
 mod clean;

@@ -22,7 +22,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 /// it takes milliseconds; with tokio's 61, a dozen such made every timeout of the process seconds late.
 const POLLS_BETWEEN_TIMERS: u32 = 4;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = match start_runtime() {
         Ok(runtime) => runtime,

@@ -117,7 +117,7 @@ impl Metrics {
     /// An attempt is over: sent, or given back unsent.
     pub(crate) fn finished(&self, finished: &Finished) {
         let outcome = match &finished.outcome {
-            Outcome::Released => {
+            Outcome::Released | Outcome::Parked(_) => {
                 self.released.inc();
                 return;
             }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use crate::{
+    campaign,
     clean::clean,
     client::HttpClient,
     delivery::{Answer, Delivery, ErrorClass, Fault, Finished, HeaderTemplate, Outcome, Secrets, Wire},
@@ -145,6 +146,7 @@ fn build_request(http: &HttpClient, delivery: &Delivery, unix_seconds: i64) -> R
         headers.insert(name, value);
     }
     sign_request(headers, delivery, unix_seconds)?;
+    campaign::mark(headers, delivery.ticket);
     *request.timeout_mut() = Some(delivery.timeout);
     *request.body_mut() = Some(delivery.body.clone().into());
     Ok(request)

@@ -16,6 +16,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::{
+    campaign::{self, Bug},
     check,
     config::Config,
     db::{Connector, Db, Notifications},
@@ -201,7 +202,7 @@ impl Session {
                         self.wake_up(&mut idle, &channels.events).await?;
                     }
                 }
-                () = sleep_until(idle.next_at()) => {
+                () = sleep_until(idle.next_at()), if !campaign::has(Bug::NoPoll) => {
                     if idle.is_due(Instant::now()) || self.ask(&mut idle).await? {
                         self.wake_up(&mut idle, &channels.events).await?;
                     }

@@ -18,11 +18,12 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    campaign::{self, Bug, Point},
     claim::{ClaimRequest, Claimed, Claims},
     client::HttpClient,
     config::Config,
     db::Connector,
-    delivery::{Delivery, ErrorClass, Fault, Finished},
+    delivery::{Answer, Delivery, ErrorClass, Fault, Finished, Outcome, Wire},
     error::Error,
     keys::Keys,
     link::Link,
@@ -82,8 +83,13 @@ pub(crate) async fn work(
     let (wake_events, mut wakes) = mpsc::channel(WAKE_EVENTS_MAX);
     let (registered, mut registration) = watch::channel(None);
     let channels = wake::Channels { mode: mode_receiver, events: wake_events, registration: registered };
-    let keep_awake =
-        wake::keep_awake(connector.clone(), wake::Identity::of(config), config.poll, metrics.clone(), channels);
+    let keep_awake = wake::keep_awake(
+        connector.clone(),
+        wake::Identity::of(config),
+        config.poll,
+        metrics.clone(),
+        channels,
+    );
     let mut waking = Task(tokio::spawn(keep_awake));
     let (results, results_receiver) = mpsc::unbounded_channel();
     let (reports_sender, mut reports) = mpsc::unbounded_channel();
@@ -371,6 +377,9 @@ impl Worker {
             true => self.delayed.first_key_value().map(|((send_at, _), _)| *send_at),
             false => None,
         };
+        if campaign::has(Bug::NoPoll) {
+            return delayed.unwrap_or(self.silent_at + Duration::from_secs(3600));
+        }
         [self.claim_at, delayed].into_iter().flatten().fold(self.silent_at, Instant::min)
     }
 
@@ -488,7 +497,8 @@ impl Lead {
 /// One delivery, in a task of its own. A panic in it costs this delivery an attempt and nothing else.
 async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finished {
     let begun = Instant::now();
-    if !may_dial(&delivery, begun) || is_late(&delivery, begun) {
+    let ignores_lease = campaign::has(Bug::IgnoredLease);
+    if !ignores_lease && (!may_dial(&delivery, begun) || is_late(&delivery, begun)) {
         return Finished::released(delivery.ticket, begun);
     }
     let ticket = delivery.ticket;
@@ -498,7 +508,12 @@ async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finish
     };
     tracing::debug!(delivery = %ticket.delivery, attempt = ticket.attempt, webhook = %ticket.webhook,
         event_type = delivery.event_type, "sending");
-    match AssertUnwindSafe(send(&http, &delivery, unix_seconds())).catch_unwind().await {
+    if campaign::has(Bug::SettleBeforeSend) {
+        return settle_then_send(http, delivery, begun);
+    }
+    let sent = AssertUnwindSafe(send(&http, &delivery, unix_seconds())).catch_unwind().await;
+    campaign::pass(Point::AfterSend);
+    match sent {
         Ok(finished) => finished,
         Err(_) => {
             tracing::error!(delivery = %ticket.delivery, attempt = ticket.attempt, "the sending task panicked");
@@ -506,6 +521,19 @@ async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finish
                 Fault::new(ErrorClass::Internal, "the sidecar failed while sending; please report this");
             Finished::unanswered(ticket, begun, Instant::now(), fault)
         }
+    }
+}
+
+fn settle_then_send(http: HttpClient, delivery: Delivery, begun: Instant) -> Finished {
+    let answer = Answer { status: 200, headers: BTreeMap::new(), body: String::new(), body_cut: false };
+    let ticket = delivery.ticket;
+    tokio::spawn(async move { send(&http, &delivery, unix_seconds()).await });
+    Finished {
+        ticket,
+        started: begun,
+        duration: begun.elapsed(),
+        outcome: Outcome::Answered(answer),
+        wire: Wire::default(),
     }
 }
 

@@ -27,6 +27,8 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use orbhook_tests::{load, machine};
+
 use crate::figures::Figures;
 
 struct Section {
@@ -64,13 +66,13 @@ async fn main() -> ExitCode {
             continue;
         }
         println!("# {}", section.name);
-        let (began, load) = (Instant::now(), written::load());
+        let (began, load_before) = (Instant::now(), load());
         let figures = (section.measure)().await;
         let circumstances = format!(
-            "{}; {:.0} s, load average {load} at the start, {} at the end",
-            written::machine(),
+            "{}; {:.0} s, load average {load_before} at the start, {} at the end",
+            machine(),
             began.elapsed().as_secs_f64(),
-            written::load()
+            load()
         );
         written::section(section.name, &circumstances, &figures);
     }

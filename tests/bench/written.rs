@@ -1,10 +1,10 @@
 //! Where figures go: a section of RESULTS.md for people, results.json for programs. A section replaces its own part of both.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::{env, fs};
 
+use orbhook_tests::write_section;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, Row, digits};
@@ -32,7 +32,7 @@ fn write_json(section: &str, figures: &Figures) {
 }
 
 fn write_markdown(name: &str, circumstances: &str, figures: &Figures) {
-    let mut section = format!("## {name}\n\n`make bench ONLY={name}` on {circumstances}.\n");
+    let mut section = format!("`make bench ONLY={name}` on {circumstances}.\n");
     if !figures.rows.is_empty() {
         section += "\n| what | ratio | goal | reached | value | baseline | rounds differ by |\n|---|---|---|---|---|---|---|\n";
         for row in &figures.rows {
@@ -45,16 +45,7 @@ fn write_markdown(name: &str, circumstances: &str, figures: &Figures) {
             let _ = writeln!(section, "| {what} | {how_much} |");
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/RESULTS.md");
-    let before = fs::read_to_string(&path).unwrap_or_else(|_| "# Figures\n".to_owned());
-    let mut parts: Vec<String> = before.split("\n## ").map(str::to_owned).collect();
-    let head = parts.remove(0);
-    let others =
-        parts.iter().filter(|part| part.lines().next() != Some(name)).map(|part| format!("## {part}"));
-    let text: Vec<String> =
-        [head].into_iter().chain(others).chain([section]).map(|part| part.trim().to_owned()).collect();
-    fs::write(&path, text.join("\n\n") + "\n").expect("RESULTS.md");
-    println!("written to {}\n", path.display());
+    println!("written to {}\n", write_section(name, &section).display());
 }
 
 fn table_row(row: &Row) -> String {
@@ -80,22 +71,4 @@ fn table_row(row: &Row) -> String {
 fn target() -> PathBuf {
     let program = env::current_exe().expect("the path of this program");
     program.ancestors().nth(2).expect("target/release/bench").to_owned()
-}
-
-pub(crate) fn machine() -> String {
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = Command::new("uname").arg("-sr").output().map(|output| output.stdout).unwrap_or_default();
-    format!(
-        "{cores} cores ({}), {}, PostgreSQL {}",
-        model.trim_start_matches([' ', '\t', ':']),
-        String::from_utf8_lossy(&kernel).trim(),
-        env::var("PG").unwrap_or_else(|_| "15".to_owned()),
-    )
-}
-
-pub(crate) fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or_default().to_owned()
 }

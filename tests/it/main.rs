@@ -18,6 +18,7 @@ mod emit_errors; // what orbhook_emit refuses
 mod environment; // a copy of a database that sends stays silent
 mod explain; // what is explained is what then happens
 mod filter; // which events pass a filter
+mod found; // what the crash campaign found
 mod golden; // compares with a file that a person has read
 mod graphql; // the document's test call, on the sidecar's admin listener
 mod health; // when a webhook is switched off, and who hears of it

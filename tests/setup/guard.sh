@@ -13,7 +13,7 @@ while read -r pid; do sidecars+=("$pid"); done
 
 for pid in "${sidecars[@]}"; do
     case $(readlink "/proc/$pid/exe") in
-    */orbhook | */orbhook' (deleted)') kill -KILL "$pid" ;;
+    */orbhook | */orbhook' (deleted)' | */orbhook-campaign | */orbhook-campaign' (deleted)') kill -KILL "$pid" ;;
     esac
 done
 

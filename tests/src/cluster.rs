@@ -13,8 +13,10 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::wait::{DEADLINE, wait_until};
 
+mod standby;
+
 /// The database that every test's database is copied from. It has the extension.
-pub(crate) const TEMPLATE: &str = "orbhook_template";
+pub const TEMPLATE: &str = "orbhook_template";
 
 /// Tries before giving up on finding a free port: between finding it and the server's taking it, another may come.
 const PORT_TRIES_MAX: usize = 5;
@@ -76,11 +78,20 @@ impl Cluster {
 
     /// Starts a cluster with further settings, for tests that crash it or need it to themselves.
     pub fn start(settings: &[(&str, &str)]) -> Arc<Cluster> {
+        let mut cluster = Cluster::unmade();
+        cluster.initialise(settings);
+        cluster.start_on_a_free_port_with("");
+        cluster.create_template();
+        Arc::new(cluster)
+    }
+
+    /// A directory and a guard, and no server yet.
+    fn unmade() -> Cluster {
         let prefix = prefix();
         let owner = owner();
         let (directory, in_use) = create_directory(&prefix, owner);
         let major = env::var("PG").unwrap_or_else(|_| "15".to_owned());
-        let mut cluster = Cluster {
+        Cluster {
             bin: prefix.join("usr/lib/postgresql").join(major).join("bin"),
             guard: Mutex::new(spawn_guard(&directory, Stdio::piped())),
             password: format!("{:032x}", rand::random::<u128>()),
@@ -89,11 +100,7 @@ impl Cluster {
             owner,
             directory,
             _in_use: in_use,
-        };
-        cluster.initialise(settings);
-        cluster.start_on_a_free_port();
-        cluster.create_template();
-        Arc::new(cluster)
+        }
     }
 
     /// Stops the server; sessions end as `mode` says.
@@ -239,7 +246,7 @@ impl Cluster {
     }
 
     /// The guard ends this process when the tests are gone.
-    pub(crate) fn end_with_us(&self, pid: u32) {
+    pub fn end_with_us(&self, pid: u32) {
         let mut guard = self.guard.lock().expect("nobody panics with it");
         let pipe = guard.stdin.as_mut().expect("the guard's pipe is open");
         writeln!(pipe, "{pid}").expect("the guard listens");
@@ -269,28 +276,34 @@ impl Cluster {
         for (name, value) in SETTINGS.iter().chain(settings) {
             lines.push_str(&format!("{name} = '{value}'\n"));
         }
-        lines.push_str(&format!("unix_socket_directories = '{}'\n", self.directory.display()));
         lines.push_str("listen_addresses = '127.0.0.1'\ninclude_if_exists = 'port.conf'\n");
         let path = self.directory.join("data/postgresql.conf");
         let mut file = File::options().append(true).open(path).expect("postgresql.conf");
         file.write_all(lines.as_bytes()).expect("the settings are written");
     }
 
-    fn start_on_a_free_port(&mut self) {
+    /// With `settings` in the form of postgresql.conf, which are this server's own: a copy of its data has others.
+    fn start_on_a_free_port_with(&mut self, settings: &str) {
         let log = self.log_path();
         for _ in 0..PORT_TRIES_MAX {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             self.port = listener.local_addr().expect("its address").port();
             drop(listener);
-            let port_file = self.directory.join("data/port.conf");
-            fs::write(&port_file, format!("port = {}\n", self.port)).expect("port.conf");
-            self.hand_over(&port_file);
+            self.write_port_file(settings);
             let start = ["start", "--wait", "--silent", "--pgdata", &self.data(), "--log", &log];
             if self.run("pg_ctl", &start).status.success() {
                 return;
             }
         }
         panic!("the server does not start: {}", self.log());
+    }
+
+    fn write_port_file(&self, settings: &str) {
+        let path = self.directory.join("data/port.conf");
+        let (port, directory) = (self.port, self.directory.display());
+        fs::write(&path, format!("port = {port}\nunix_socket_directories = '{directory}'\n{settings}"))
+            .expect("port.conf");
+        self.hand_over(&path);
     }
 
     fn create_template(&self) {

@@ -40,7 +40,7 @@ impl Request {
 }
 
 /// What came of reading.
-pub(crate) enum Incoming {
+pub enum Incoming {
     Complete(Request),
     /// The peer went away between two requests.
     Closed,
@@ -49,7 +49,7 @@ pub(crate) enum Incoming {
 }
 
 /// Reads one request of HTTP/1.1: a body comes with `Content-Length` or in chunks.
-pub(crate) async fn read_request(stream: &mut (impl AsyncBufRead + Unpin)) -> Incoming {
+pub async fn read_request(stream: &mut (impl AsyncBufRead + Unpin)) -> Incoming {
     match stream.fill_buf().await {
         Ok(buffer) if !buffer.is_empty() => {}
         _ => return Incoming::Closed,

@@ -30,6 +30,6 @@ pub async fn wait_until<T>(
 
 /// Lets time pass: between two looks, and where the passing of time is itself what a test is about.
 #[expect(clippy::disallowed_methods, reason = "the one place that sleeps")]
-pub(crate) async fn pause(duration: Duration) {
+pub async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
