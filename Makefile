@@ -7,6 +7,7 @@ PREFIX_PG_CONFIG := $(PREFIX)/usr/lib/postgresql/$(PG)/bin/pg_config
 CARGO_PGRX_VERSION := $(shell sed -nE 's/^pgrx = "=([^"]+)"$$/\1/p' Cargo.toml)
 VERSION := $(shell sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "([^"]+)"$$/\1/p' Cargo.toml)
 CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # pgrx builds against the private PostgreSQL and keeps its files beside it, never in ~/.pgrx. Every cargo call that
@@ -26,7 +27,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-root model bench campaign campaign-planted check-providers lint lint-sql install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -66,6 +67,15 @@ test-root: extension ## tests that need root: what is dialled, watched in a netw
 FAULTS ?= 2
 model: ## every order of steps of the doorbell and of claim, lease, settle, with FAULTS=2 faults at any of them (make test: 1)
 	cargo run --release --package orbhook-model --bin explore $(FAULTS)
+
+SECONDS_EACH = $(or $(filter-out 0,$(SECONDS)),60)
+fuzz: ## every fuzz target for SECONDS=60 each: rendering, judging, Retry-After, configuration and headers, address policy
+	fuzz=$$($(SETUP)/cargo_tool.sh cargo-fuzz $(CARGO_FUZZ_VERSION)) && $(SETUP)/fuzz.sh "$$fuzz" $(SECONDS_EACH)
+
+COUNT ?= 1000000
+hostile-sql: extension ## COUNT=1000000 hostile statements against the SQL calls, into tests/bench/RESULTS.md (make test: 20,000)
+	$(BUILD_PROGRAMS)
+	HOSTILE_SQL_COUNT=$(COUNT) $(TARGET)/release/bench hostile-sql
 
 bench: extension ## figures against their baselines, into tests/bench/RESULTS.md (10 minutes); make bench ONLY=growth (90 minutes), ONLY=policy, ONLY=deliver… for one section
 	$(BUILD_PROGRAMS)

@@ -23,7 +23,7 @@ source: users, subscriptions, payments, devices or resellers. target: a table yo
 mapping, all optional: payload {path: column or null}, signals {signal: column or null}, status {word: event type or null}, never [column], rank {plan: number}, user (column, or {column, table, key}), payload_function (a function of the row type that returns jsonb, run as whoever changes the table; null = no event), grace_seconds (0 to 7776000; how long after its end a subscription counts as expired).
 Columns that look like passwords, keys or tokens are never sent. TRUNCATE brings no events.
 Renamed columns are followed; a dropped one is left out (orbhook.watches.broken). Should PostgreSQL refuse ALTER TABLE because a trigger uses the column, call orbhook_unwatch, alter, and orbhook_watch again.
-Errors: 22023 (mapping), 42501 (not the owner), 42809 (a view, a partition, a temporary or foreign table).';
+Errors: 22023 (mapping), 42602 (payload_function is not a name), 42501 (not the owner), 42809 (a view, a partition, a temporary or foreign table, a table of the system or of orbhook).';
 
 create function @extschema@.orbhook_unwatch(target regclass) returns void
 language c volatile set search_path = pg_catalog, pg_temp

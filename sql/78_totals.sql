@@ -97,8 +97,14 @@ begin
     v_from := greatest(v_done, date_trunc('hour', v_limit, 'UTC') - interval '25 hours');
     v_hours := greatest(v_hours, date_trunc('hour', v_from, 'UTC'));
 
-    -- After a night without a sidecar: an hour in which nothing was tried is one step, not sixty.
-    v_to := least(v_from + interval '1 hour', v_limit);
+    -- After a night without a sidecar: when nothing was tried at all it is one step, and an hour in which nothing was tried
+    -- is one, not sixty.
+    v_to := v_limit;
+    if exists (select from orbhook.attempts a
+               where a.started_at >= v_from and a.started_at < v_limit
+                 and (a.period >= v_from::date - 13 or a.period = '1970-01-01')) then
+        v_to := least(v_from + interval '1 hour', v_limit);
+    end if;
     if exists (select from orbhook.attempts a
                where a.started_at >= v_from and a.started_at < v_to
                  and (a.period >= v_from::date - 13 or a.period = '1970-01-01')) then

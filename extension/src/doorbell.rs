@@ -25,8 +25,6 @@ const DOORBELL_CLASS: u32 = 1_869_767_272;
 /// A lock tag of two 32-bit keys, as `pg_advisory_lock(int, int)` makes it.
 const TWO_KEYS: u16 = 2;
 const CHANNEL: &CStr = c"orbhook";
-/// With the notification queue half full no bell is rung: a full queue would fail the application's COMMIT.
-const NOTIFICATION_QUEUE_USAGE_MAX: f64 = 0.5;
 
 thread_local! {
     static ARMED: Cell<bool> = const { Cell::new(false) };
@@ -71,7 +69,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
 fn ring() {
     if !settings::notify()
         || somebody_is_awake()
-        || notification_queue_usage() >= NOTIFICATION_QUEUE_USAGE_MAX
+        || notification_queue_usage() >= settings::notify_queue_usage_max()
     {
         return;
     }

@@ -15,6 +15,8 @@ const PAYLOAD_BYTES_MAX_HIGHEST: i32 = 25 * 1024 * 1024;
 static SWITCH_OFF_AFTER_DAYS: GucSetting<i32> = GucSetting::<i32>::new(5);
 
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// A full notification queue would fail the application's COMMIT. Half full leaves hours to whoever fills it.
+static NOTIFY_QUEUE_USAGE_MAX: GucSetting<f64> = GucSetting::<f64>::new(0.5);
 static ALLOW_NETWORKS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 static EMIT: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -49,6 +51,11 @@ pub(crate) fn notify() -> bool {
     NOTIFY.get()
 }
 
+/// From this much of the server's notification queue in use no bell is rung: 0 to 1.
+pub(crate) fn notify_queue_usage_max() -> f64 {
+    NOTIFY_QUEUE_USAGE_MAX.get()
+}
+
 /// Comma-separated CIDRs an endpoint may name although they are not public.
 pub(crate) fn allow_networks() -> String {
     ALLOW_NETWORKS.get().map(|networks| networks.to_string_lossy().into_owned()).unwrap_or_default()
@@ -81,6 +88,16 @@ pub(crate) fn define() {
         c"Off: sidecars find it by polling, within a second.",
         &NOTIFY,
         GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"orbhook.notify_queue_usage_max",
+        c"Part of the server's notification queue (0 to 1) in use from which no sidecar is woken with NOTIFY.",
+        c"A full queue would fail the application's COMMIT. Sidecars then find work by polling, within a second.",
+        &NOTIFY_QUEUE_USAGE_MAX,
+        0.0,
+        1.0,
+        GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(

@@ -23,7 +23,7 @@ use crate::{
     client::HttpClient,
     config::Config,
     db::Connector,
-    delivery::{Answer, Delivery, ErrorClass, Fault, Finished, Outcome, Wire},
+    delivery::{Answer, Delivery, ErrorClass, Fault, Finished, Outcome, Ticket, Wire},
     error::Error,
     keys::Keys,
     link::Link,
@@ -511,9 +511,13 @@ async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finish
     if campaign::has(Bug::SettleBeforeSend) {
         return settle_then_send(http, delivery, begun);
     }
-    let sent = AssertUnwindSafe(send(&http, &delivery, unix_seconds())).catch_unwind().await;
+    let sent = or_fault(ticket, begun, send(&http, &delivery, unix_seconds())).await;
     campaign::pass(Point::AfterSend);
-    match sent {
+    sent
+}
+
+async fn or_fault(ticket: Ticket, begun: Instant, sending: impl Future<Output = Finished>) -> Finished {
+    match AssertUnwindSafe(sending).catch_unwind().await {
         Ok(finished) => finished,
         Err(_) => {
             tracing::error!(delivery = %ticket.delivery, attempt = ticket.attempt, "the sending task panicked");

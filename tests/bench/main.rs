@@ -12,6 +12,8 @@ mod drain;
 mod emit;
 mod figures;
 mod growth;
+mod hostile_sql;
+mod huge;
 mod latency;
 mod pgbench;
 mod policy;
@@ -45,6 +47,8 @@ const SECTIONS: &[Section] = &[
     Section { name: "latency", always: true, measure: || Box::pin(latency::measure()) },
     Section { name: "cost", always: true, measure: || Box::pin(cost::measure()) },
     Section { name: "growth", always: false, measure: || Box::pin(growth::measure()) },
+    Section { name: "huge", always: false, measure: || Box::pin(huge::measure()) },
+    Section { name: "hostile-sql", always: false, measure: || Box::pin(hostile_sql::measure()) },
     Section { name: "policy", always: false, measure: || Box::pin(policy::measure()) },
     Section { name: "views", always: false, measure: || Box::pin(views::measure()) },
 ];

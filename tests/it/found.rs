@@ -1,6 +1,6 @@
 //! What the crash campaign found.
 
-use orbhook_tests::{Claimer, Cluster, DEADLINE, Database, answered, generic, wait_until};
+use orbhook_tests::{Claimer, DEADLINE, Database, answered, generic, wait_until};
 use serde_json::json;
 
 #[tokio::test]
@@ -18,41 +18,6 @@ async fn a_late_result_says_when_its_attempt_began() {
     stopped.answer(&database, &late, 200, json!({})).await;
     let began = "select clock_timestamp() - started_at < interval '20 seconds' from orbhook.attempts where number = 1";
     assert!(database.one::<bool>(began, &[]).await);
-}
-
-/// A NOTIFY holds a lock of the whole server until its transaction is durable, on the standby as well.
-#[tokio::test]
-async fn a_commit_that_rings_is_not_failed_by_the_applications_lock_timeout() {
-    let cluster = Cluster::start(&[("synchronous_standby_names", "nobody")]);
-    let database = Database::on(&cluster).await;
-    database.execute("set synchronous_commit = local").await;
-    database.create_webhook(generic("http://127.0.0.1:9/hook")).await;
-    let asleep = database.connect().await;
-    asleep.execute("select pg_advisory_lock(1869767272, 0)").await;
-
-    // Somebody notifies, and waits for a standby that never comes.
-    let waiting = database.connect().await;
-    let waits = tokio::spawn(async move { waiting.batch_execute("notify somebody").await });
-    let waits_for = async |event: &str| {
-        let sql = "select count(*) from pg_stat_activity where wait_event = $1 and query_start < clock_timestamp() - interval '200 ms'";
-        wait_until(event, DEADLINE, async || (database.one::<i64>(sql, &[&event]).await > 0).then_some(()))
-            .await;
-    };
-    waits_for("SyncRep").await;
-
-    let application = database.connect().await;
-    application.execute("set synchronous_commit = local; set lock_timeout = '50ms'").await;
-    let commits = tokio::spawn(async move {
-        let committed = application.batch_execute("select orbhook_emit('USER_LOGIN', '{}')").await;
-        (committed, application)
-    });
-    waits_for("object").await;
-    database.execute("alter system set synchronous_standby_names = ''").await;
-    database.execute("select pg_reload_conf()").await;
-    waits.await.unwrap().unwrap();
-    let (committed, application) = commits.await.unwrap();
-    committed.unwrap();
-    assert_eq!(application.one::<String>("show lock_timeout", &[]).await, "50ms");
 }
 
 #[tokio::test]

@@ -11,12 +11,15 @@ mod config_errors; // what orbhook_create_webhook refuses
 mod crash; // a server that dies under a working sidecar
 mod deliver; // exactly what was committed arrives, signed
 mod document; // the product document: its objects go in, its formats come out
+mod doorbell; // woken or not, everything is found
 mod dump; // backup and restore
 mod echo; // a receiver that repeats what it was sent gives nothing away
 mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
+mod emitters; // what an application's transaction may go through
 mod environment; // a copy of a database that sends stays silent
 mod explain; // what is explained is what then happens
+mod failover; // another server takes over
 mod filter; // which events pass a filter
 mod found; // what the crash campaign found
 mod golden; // compares with a file that a person has read
@@ -31,7 +34,9 @@ mod ledger; // rows written past the executor are what an INSERT would have writ
 mod logs; // what the sidecar's log says of a failure, and how often
 mod metrics; // what /metrics says, and that the dashboard and the alerts ask for nothing else
 mod outbound; // what must not be reached is not reached
+mod owner; // sidecars that die, stop or stand still, with work in their hands
 mod pacing; // how many requests a receiver gets in a second, and at once
+mod poison; // what cannot be delivered harms nothing else
 mod privileges; // what may be called, by whom, and what it says about itself
 mod record; // when an attempt began, by the database's clock
 mod recovery; // a receiver that was gone is not run over when it comes back

@@ -2,6 +2,8 @@
 //! give. `make test-root` runs it, through namespace.sh.
 #![allow(clippy::unwrap_used, reason = "a value that is missing is a failed test, in a test's helper too")]
 
+mod disk; // what a full disk costs
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -14,7 +14,8 @@ wanted=(
     libclang-dev clang         # bindgen reads PostgreSQL's headers
     pkg-config build-essential # and something has to link
 )
-if [ -n "$pg" ]; then wanted+=("postgresql-$pg" "postgresql-server-dev-$pg"); fi
+# The pooler is for the tests: behind one, notifications never arrive.
+if [ -n "$pg" ]; then wanted+=("postgresql-$pg" "postgresql-server-dev-$pg" pgbouncer); fi
 
 if ! command -v dpkg-query >/dev/null; then
     echo "Not a Debian system: make sure that clang, libclang, pkg-config, a C compiler${pg:+ and PostgreSQL $pg with its headers} are there." >&2

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::wait::{DEADLINE, wait_until};
 
+mod disk;
 mod standby;
 
 /// The database that every test's database is copied from. It has the extension.
@@ -181,6 +182,11 @@ impl Cluster {
         format!("postgresql://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
     }
 
+    /// Where it listens on the loopback address.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
     /// The shell command with which a person joins.
     pub fn psql_command(&self, database: &str) -> String {
         format!(
@@ -239,6 +245,11 @@ impl Cluster {
     /// The server's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// User and group of its processes, where they are not this process's own.
+    pub(crate) fn owner_ids(&self) -> Option<(u32, u32)> {
+        self.owner.map(|Owner { user, group }| (user, group))
     }
 
     pub(crate) fn life(&self) -> u32 {

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::process;
 use std::sync::Arc;
@@ -92,6 +93,13 @@ impl Database {
     /// Connection URL over the Unix socket.
     pub fn url(&self, role: &str) -> String {
         self.cluster.url(&self.name, role)
+    }
+
+    /// Connection URL over TCP for the role that [`Database::role`] made, at the server's address or another that leads to it.
+    pub async fn tcp_url(&self, role: &str, address: SocketAddr) -> String {
+        const PASSWORD: &str = "for-the-loopback-address-only";
+        self.execute(&format!("alter role {role} password '{PASSWORD}'")).await;
+        format!("postgresql://{role}:{PASSWORD}@{address}/{}", self.name)
     }
 
     /// A session as superuser.

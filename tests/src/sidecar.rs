@@ -75,7 +75,12 @@ impl SidecarProcess {
     /// Starts `orbhook run` with further arguments, as a role that `orbhook_grant(role, 'sender')` was called for.
     pub async fn start(database: &Database, arguments: &[&str]) -> SidecarProcess {
         let url = database.url(&database.role("sender").await);
-        let mut child = orbhook_command(&url)
+        SidecarProcess::start_at(database, &url, arguments)
+    }
+
+    /// The same, by another way to the database.
+    pub fn start_at(database: &Database, url: &str, arguments: &[&str]) -> SidecarProcess {
+        let mut child = orbhook_command(url)
             .arg("run")
             .args(arguments)
             .stdout(Stdio::piped())
@@ -155,6 +160,14 @@ impl SidecarProcess {
     pub async fn logged(&self, text: &str) {
         wait_until(&format!("{text:?} in the sidecar's log"), DEADLINE, async || {
             self.log().contains(text).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until it has printed this so many times.
+    pub async fn logged_times(&self, text: &str, times: usize) {
+        wait_until(&format!("{text:?}, {times} times, in the sidecar's log"), DEADLINE, async || {
+            (self.log().matches(text).count() >= times).then_some(())
         })
         .await;
     }

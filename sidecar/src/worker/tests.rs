@@ -5,11 +5,7 @@ use orbhook_seal::KeyRing;
 use uuid::Uuid;
 
 use super::*;
-use crate::{
-    delivery::{Outcome, Ticket},
-    resolve::SystemLookup,
-    tls,
-};
+use crate::{delivery::Outcome, resolve::SystemLookup, tls};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -282,4 +278,29 @@ async fn results_that_cannot_be_settled_stop_the_claims() {
     assert_eq!(harness.worker.room(), 0);
     harness.worker.on_report(Report::Settled { count: 2_010 });
     assert_eq!(harness.worker.room(), 5);
+}
+
+#[tokio::test]
+async fn a_panic_in_one_task_costs_its_delivery_an_attempt_and_leaves_the_slot() {
+    let mut harness = harness(2, 10);
+    up(&mut harness);
+    let (bad, good) = (delivery(1).ticket, delivery(2).ticket);
+    for ticket in [bad, good] {
+        let sending = async move {
+            assert_ne!(ticket, bad, "as a bug in the client would");
+            Finished::released(ticket, Instant::now())
+        };
+        harness.worker.sends.spawn(or_fault(ticket, Instant::now(), sending));
+    }
+    while let Some(sent) = harness.worker.sends.join_next().await {
+        harness.worker.on_sent(sent.ok());
+    }
+    let mut outcomes = [harness.results.try_recv().unwrap(), harness.results.try_recv().unwrap()];
+    outcomes.sort_by_key(|finished| finished.ticket.delivery);
+    assert!(
+        matches!(&outcomes[0].outcome, Outcome::Unanswered(fault) if fault.class == ErrorClass::Internal),
+        "{outcomes:?}"
+    );
+    assert!(matches!(outcomes[1].outcome, Outcome::Released));
+    assert_eq!(harness.worker.free_slots(), 2);
 }
