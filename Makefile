@@ -51,7 +51,7 @@ endif
 test: extension ## all tests: each crate's own, then extension, sidecar and receiver together
 	$(BUILD_PROGRAMS)
 	$(CARGO_TEST) --package orbhook-providers
-	$(CARGO_TEST) --package orbhook-address
+	$(CARGO_TEST) --package orbhook-address --package orbhook-seal
 	$(CARGO_TEST) --package orbhook-model -- --show-output
 	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
 	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests

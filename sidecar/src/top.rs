@@ -57,7 +57,7 @@ pub async fn top(arguments: TopArguments, shutdown: impl Future<Output = ()>) ->
     let mut screen = Screen::new(source.window_seconds, snapshot);
     if !std::io::stdout().is_terminal() {
         // Nobody may be reading any more.
-        let _ = std::io::stdout().write_all(screen.to_text(SNAPSHOT_WIDTH).as_bytes());
+        let _ = std::io::stdout().write_all(screen.draw_text(SNAPSHOT_WIDTH).as_bytes());
         return Ok(());
     }
     let terminal = ratatui::try_init().map_err(|error| Error::Terminal(error.to_string()))?;

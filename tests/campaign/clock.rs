@@ -24,7 +24,7 @@ impl Clock {
     }
 
     /// A time of the database's, in microseconds since 1970, which is the same machine's wall clock.
-    pub(crate) fn from_unix(&self, unix_us: i64) -> Micros {
+    pub(crate) fn at_unix(&self, unix_us: i64) -> Micros {
         unix_us - self.began_unix_us
     }
 }

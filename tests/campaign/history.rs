@@ -89,7 +89,7 @@ impl Database {
                 webhook: row.get(2),
                 status: row.get(3),
                 attempts: row.get(4),
-                finished_at: row.get::<_, Option<i64>>(5).map(|at| clock.from_unix(at)),
+                finished_at: row.get::<_, Option<i64>>(5).map(|at| clock.at_unix(at)),
             };
             database.deliveries.insert(row.get(0), delivery);
         }
@@ -100,7 +100,7 @@ impl Database {
         for row in client.query(&sql, &[]).await? {
             let attempt = Attempt {
                 sidecar: row.get(2),
-                started_at: clock.from_unix(row.get(3)),
+                started_at: clock.at_unix(row.get(3)),
                 duration_ms: row.get(4),
                 status_code: row.get(5),
                 error_class: row.get(6),

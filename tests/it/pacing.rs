@@ -21,8 +21,7 @@ async fn no_second_holds_more_than_the_limit_and_one() {
         let (database, receiver) = with_limit(10).await;
         let _sidecar = Sidecar::start(&database).await;
         emit(&database, 35).await;
-        let requests = receiver.requests_within(35, PACED_DEADLINE).await;
-        requests
+        receiver.requests_within(35, PACED_DEADLINE).await
     })
     .await;
 }

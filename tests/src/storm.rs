@@ -13,8 +13,10 @@ use crate::database::{Database, Session};
 const DOCUMENTED: &[&str] =
     &["22023", "54000", "42809", "42602", "22004", "42501", "22P02", "22P05", "22021", "54001"];
 
-/// Random statements against the functions people call: types, payloads, providers, configurations and mappings that are
-/// nearly right, wrong in a detail, or noise. The same seed makes the same statements.
+/// Random statements against the functions people call.
+///
+/// Types, payloads, providers, configurations and mappings that are nearly right, wrong in a detail, or noise. The same seed makes
+/// the same statements.
 pub struct SqlStorm {
     random: StdRng,
 }

@@ -53,7 +53,10 @@ impl Tunnel {
             let is_open = !*connection.is_dead.borrow() && connection.is_dead.receiver_count() > 0;
             is_open && contains(&connection.said, said.as_bytes())
         });
-        cut.map(|connection| connection.is_dead.send_replace(true)).count()
+        cut.inspect(|connection| {
+            connection.is_dead.send_replace(true);
+        })
+        .count()
     }
 
     /// From now on the server hears `other` where a client says `word`; both are of one length.

@@ -128,7 +128,7 @@ impl Screen {
     }
 
     /// One snapshot as lines, for a pipe: every webhook, without colours and keys.
-    pub(super) fn to_text(&mut self, width: u16) -> String {
+    pub(super) fn draw_text(&mut self, width: u16) -> String {
         let rows = self.snapshot.webhooks.len().min(usize::from(u16::MAX - 10));
         let area = Rect::new(0, 0, width, u16::try_from(rows).unwrap_or(u16::MAX - 10) + 5);
         let mut buffer = Buffer::empty(area);

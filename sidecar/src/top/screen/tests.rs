@@ -67,7 +67,7 @@ fn a_picture_says_what_flows_in_total_and_per_webhook() {
 #[test]
 fn text_from_a_receiver_cannot_move_the_cursor_or_break_the_line() {
     let mut screen = Screen::new(30, snapshot());
-    let text = screen.to_text(200);
+    let text = screen.draw_text(200);
     assert!(text.contains("said \u{fffd}[31m red"), "{text}");
     assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
 }
@@ -76,7 +76,7 @@ fn text_from_a_receiver_cannot_move_the_cursor_or_break_the_line() {
 fn a_pipe_gets_every_webhook_and_no_keys() {
     let mut many = snapshot();
     many.webhooks = (0..300).map(|number| flow(&format!("hook{number}"), 1, 0, 1, 0)).collect();
-    let text = Screen::new(30, many).to_text(200);
+    let text = Screen::new(30, many).draw_text(200);
     assert!(text.contains("hook0 ") && text.contains("hook299 "), "{text}");
     assert!(!text.contains("q quit"), "{text}");
     assert_eq!(text.lines().count(), 304);
