@@ -17,7 +17,10 @@ async fn metrics_say_what_was_sent_what_came_of_it_and_what_waits() {
     let scrape = wait_until("the results to be settled", DEADLINE, async || {
         let scrape = test.scrape().await;
         (one(&scrape, "orbhook_attempts_total", &[("verdict", "failed")]) == Some(5.0)
-            && one(&scrape, "orbhook_attempts_total", &[("verdict", "delivered")]) == Some(5.0))
+            && one(&scrape, "orbhook_attempts_total", &[("verdict", "delivered")]) == Some(5.0)
+            // Asked of the database just before the counters are read.
+            && one(&scrape, "orbhook_webhooks", &[("state", "failing")]) == Some(1.0)
+            && one(&scrape, "orbhook_pending_deliveries", &[]) == Some(5.0))
         .then_some(scrape)
     })
     .await;
