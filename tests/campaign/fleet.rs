@@ -206,7 +206,8 @@ impl Fleet {
             .expect("a file for its log");
         let chance = random.random_range(0..100);
         let aborts = chance < self.orders.abort_percent;
-        let stops = !aborts && chance < self.orders.abort_percent + self.orders.stop_percent;
+        // The first never stops, so that somebody is there to take over.
+        let stops = slot > 0 && !aborts && chance < self.orders.abort_percent + self.orders.stop_percent;
         let mut command = Command::new(binary("orbhook-campaign"));
         command
             .args(["run", "--name", name])

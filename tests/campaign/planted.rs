@@ -86,10 +86,10 @@ static PLANTS: [Plant; 13] = [
     Plant {
         name: "no fence",
         sql: Some(NO_FENCE),
-        faults: &[Kind::SidecarStoppedPastLease],
+        faults: &[Kind::SidecarTerminated],
         shows_as: &[Invariant::RecordsAreTrue],
         misbehaviour: Misbehaviour::BAD,
-        stop_percent: 70,
+        stop_percent: 100,
         points: &["after_send", "before_settle"],
         retry_delay_seconds: 2.0,
         ..PLAIN
@@ -103,9 +103,9 @@ static PLANTS: [Plant; 13] = [
     Plant {
         name: "lease ignored by the sidecar",
         bug: Some("ignored_lease"),
-        faults: &[Kind::SidecarStoppedPastLease],
+        faults: &[Kind::SidecarTerminated],
         shows_as: &[Invariant::SuccessIsFinal],
-        stop_percent: 70,
+        stop_percent: 100,
         points: &["after_claim"],
         ..PLAIN
     },
@@ -161,7 +161,7 @@ static PLANTS: [Plant; 13] = [
     },
 ];
 
-/// A late result counts as the result of whatever attempt is under way.
+/// The last result wins, whichever attempt it is of.
 const NO_FENCE: Sql = Sql::Plain(
     "
 alter function orbhook.settle(uuid, jsonb) rename to _settle_right;
@@ -170,6 +170,13 @@ returns table (delivery_id uuid, attempt integer, status text, late boolean, due
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+    with late as (
+        update orbhook.deliveries_open d set outcome_attempt = 0
+        from jsonb_to_recordset(p_results) as r (delivery uuid, attempt integer, outcome text)
+        where d.id = r.delivery and d.attempts > r.attempt and r.outcome <> 'released'
+        returning d.id, d.attempts
+    )
+    delete from orbhook.attempts t using late l where t.delivery_id = l.id and t.number = l.attempts;
     return query
     select s.* from orbhook._settle_right(p_sidecar, (
         select jsonb_agg(r || jsonb_build_object('attempt', coalesce(d.attempts, (r ->> 'attempt')::integer)))

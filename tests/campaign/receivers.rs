@@ -61,7 +61,7 @@ impl Misbehaviour {
     pub(crate) const USUAL: Misbehaviour =
         Misbehaviour { broken: 5, silence: 1, reset: 1, elsewhere: 1, thinks: true };
     pub(crate) const BAD: Misbehaviour =
-        Misbehaviour { broken: 50, silence: 1, reset: 1, elsewhere: 1, thinks: true };
+        Misbehaviour { broken: 75, silence: 1, reset: 1, elsewhere: 1, thinks: true };
 }
 
 /// One complete request.
