@@ -5,11 +5,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    panic::AssertUnwindSafe,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -18,17 +16,18 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    campaign::{self, Bug, Point},
+    campaign::{self, Bug},
     claim::{ClaimRequest, Claimed, Claims},
     client::HttpClient,
     config::Config,
     db::Connector,
-    delivery::{Answer, Delivery, ErrorClass, Fault, Finished, Outcome, Ticket, Wire},
+    deliver::{STANDSTILL, deliver},
+    delivery::{Delivery, Finished},
     error::Error,
     keys::Keys,
+    lead::Lead,
     link::Link,
     metrics::Metrics,
-    send::send,
     settle::{Report, settle_all},
     wake::{self, Mode},
 };
@@ -38,17 +37,8 @@ const LINGER: Duration = Duration::from_millis(10);
 /// and looks this often meanwhile.
 const LINGER_CLAIM: Duration = Duration::from_millis(3);
 
-/// What a delivery's lease must still hold beyond its timeout when it is dialled, for the result to be settled in.
-const LEASE_RESERVE: Duration = Duration::from_secs(5);
-
-/// A paced delivery that would be dialled this much after its moment is given back for another moment. Moments are spaced over all
-/// sidecars, so what is sent near them is spaced too; what was held up (a process that was stopped, slots that were full) would
-/// arrive in a bunch, among those that others send on time. Long enough for a busy machine's timers.
-const PACE_LATE_MAX: Duration = Duration::from_millis(40);
-
-/// A claim that takes longer than this makes the next ones ask for later moments; shorter ones are within what may be late.
-const LEAD_MIN: Duration = Duration::from_millis(20);
-const LEAD_MAX: Duration = Duration::from_secs(5);
+/// While something is claimed or being claimed and not dialled yet, the loop turns at least this often.
+const TURN: Duration = Duration::from_millis(100);
 
 /// A wake connection that is alive speaks once per poll. This much later the worker polls by itself.
 const SILENCE_SLACK: Duration = Duration::from_millis(250);
@@ -106,7 +96,7 @@ pub(crate) async fn work(
         if let Some(request) = worker.next_claim(Instant::now(), claims.is_idle()) {
             claims.begin(request, registration.clone(), stopping.clone());
         }
-        let timer = worker.next_timer();
+        let timer = worker.next_timer(Instant::now());
         tokio::select! {
             () = &mut shutdown => break,
             claimed = claims.finished() => worker.on_claimed(claimed, Instant::now()),
@@ -174,6 +164,10 @@ struct Worker {
     wants_claim: bool,
     /// Claim again then: it lingers.
     claim_at: Option<Instant>,
+    /// A claim is under way.
+    claiming: bool,
+    /// When the loop last came around.
+    turned_at: Instant,
     /// Poll by itself then: the wake connection has been silent.
     silent_at: Instant,
     last_found: Instant,
@@ -217,6 +211,8 @@ impl Worker {
             unsettled: 0,
             wants_claim: false,
             claim_at: None,
+            claiming: false,
+            turned_at: now,
             silent_at: now + config.poll + SILENCE_SLACK,
             last_found: now.checked_sub(LINGER).unwrap_or(now),
             found_since_sleep: false,
@@ -244,6 +240,7 @@ impl Worker {
             return None;
         }
         self.wants_claim = false;
+        self.claiming = true;
         self.claim_at = None;
         self.silent_at = now + self.poll + SILENCE_SLACK;
         Some(ClaimRequest {
@@ -287,6 +284,7 @@ impl Worker {
 
     /// `None`: the claim did not happen; try again.
     fn on_claimed(&mut self, claimed: Option<Claimed>, now: Instant) {
+        self.claiming = false;
         let Some(claimed) = claimed else {
             self.wants_claim = true;
             return;
@@ -313,7 +311,7 @@ impl Worker {
     }
 
     fn take_in(&mut self, claimed: Claimed, now: Instant) {
-        let is_current = self.sidecar == Some(claimed.sidecar);
+        let is_current = self.sidecar == Some(claimed.sidecar) && !self.stood_still(now);
         for finished in claimed.unreadable {
             self.hold(finished.ticket.webhook);
             self.finish(finished);
@@ -331,8 +329,16 @@ impl Worker {
         }
     }
 
+    fn stood_still(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.turned_at) > STANDSTILL
+    }
+
     /// Moves what is due into free slots. Paced deliveries go first: theirs is a moment, the others' only an order.
     fn dispatch(&mut self, now: Instant) {
+        if self.stood_still(now) && !campaign::has(Bug::IgnoredLease) {
+            self.release_waiting(now);
+        }
+        self.turned_at = now;
         let mut due = Vec::new();
         while let Some(entry) = self.delayed.first_entry()
             && entry.key().0 <= now
@@ -345,7 +351,7 @@ impl Worker {
         while self.sends.len() < self.concurrency
             && let Some(delivery) = self.ready_to_send.pop_front()
         {
-            self.sends.spawn(deliver(self.http.clone(), self.keys.clone(), delivery));
+            self.sends.spawn(deliver(self.http.clone(), self.keys.clone(), delivery, now));
         }
     }
 
@@ -372,7 +378,7 @@ impl Worker {
         self.publish_ready();
     }
 
-    fn next_timer(&self) -> Instant {
+    fn next_timer(&self, now: Instant) -> Instant {
         let delayed = match self.sends.len() < self.concurrency {
             true => self.delayed.first_key_value().map(|((send_at, _), _)| *send_at),
             false => None,
@@ -380,7 +386,8 @@ impl Worker {
         if campaign::has(Bug::NoPoll) {
             return delayed.unwrap_or(self.silent_at + Duration::from_secs(3600));
         }
-        [self.claim_at, delayed].into_iter().flatten().fold(self.silent_at, Instant::min)
+        let turn = (self.claiming || self.waiting() > 0).then_some(now + TURN);
+        [self.claim_at, delayed, turn].into_iter().flatten().fold(self.silent_at, Instant::min)
     }
 
     fn on_timer(&mut self, now: Instant) {
@@ -473,88 +480,6 @@ impl Worker {
         }
         tracing::info!(is_clean, "stopped");
     }
-}
-
-/// How long claims take to come back: the longest of late, forgotten by and by.
-///
-/// A moment for sending that has passed when the claim is back is lost. With slow commits (a synchronous standby far away) every
-/// first moment would be, and a webhook with a low limit would never be served.
-#[derive(Debug, Default)]
-struct Lead {
-    longest: Duration,
-}
-
-impl Lead {
-    fn note(&mut self, took: Duration) {
-        self.longest = took.max(self.longest * 7 / 8);
-    }
-
-    fn get(&self) -> Duration {
-        if self.longest < LEAD_MIN { Duration::ZERO } else { (self.longest * 5 / 4).min(LEAD_MAX) }
-    }
-}
-
-/// One delivery, in a task of its own. A panic in it costs this delivery an attempt and nothing else.
-async fn deliver(http: HttpClient, keys: Keys, mut delivery: Delivery) -> Finished {
-    let begun = Instant::now();
-    let ignores_lease = campaign::has(Bug::IgnoredLease);
-    if !ignores_lease && (!may_dial(&delivery, begun) || is_late(&delivery, begun)) {
-        return Finished::released(delivery.ticket, begun);
-    }
-    let ticket = delivery.ticket;
-    delivery.secrets = match keys.open(ticket.webhook, delivery.secrets) {
-        Ok(secrets) => secrets,
-        Err(fault) => return Finished::parked(ticket, begun, fault),
-    };
-    tracing::debug!(delivery = %ticket.delivery, attempt = ticket.attempt, webhook = %ticket.webhook,
-        event_type = delivery.event_type, "sending");
-    if campaign::has(Bug::SettleBeforeSend) {
-        return settle_then_send(http, delivery, begun);
-    }
-    let sent = or_fault(ticket, begun, send(&http, &delivery, unix_seconds())).await;
-    campaign::pass(Point::AfterSend);
-    sent
-}
-
-async fn or_fault(ticket: Ticket, begun: Instant, sending: impl Future<Output = Finished>) -> Finished {
-    match AssertUnwindSafe(sending).catch_unwind().await {
-        Ok(finished) => finished,
-        Err(_) => {
-            tracing::error!(delivery = %ticket.delivery, attempt = ticket.attempt, "the sending task panicked");
-            let fault =
-                Fault::new(ErrorClass::Internal, "the sidecar failed while sending; please report this");
-            Finished::unanswered(ticket, begun, Instant::now(), fault)
-        }
-    }
-}
-
-fn settle_then_send(http: HttpClient, delivery: Delivery, begun: Instant) -> Finished {
-    let answer = Answer { status: 200, headers: BTreeMap::new(), body: String::new(), body_cut: false };
-    let ticket = delivery.ticket;
-    tokio::spawn(async move { send(&http, &delivery, unix_seconds()).await });
-    Finished {
-        ticket,
-        started: begun,
-        duration: begun.elapsed(),
-        outcome: Outcome::Answered(answer),
-        wire: Wire::default(),
-    }
-}
-
-/// Asked immediately before dialling: a process that was stopped, or a queue that was long, must not send what somebody else
-/// may have by now.
-fn may_dial(delivery: &Delivery, now: Instant) -> bool {
-    delivery.lease_until.saturating_duration_since(now) >= delivery.timeout + LEASE_RESERVE
-}
-
-/// Asked at the same place for the same reason: a process can be stopped at any line before it.
-fn is_late(delivery: &Delivery, now: Instant) -> bool {
-    delivery.is_paced && now.saturating_duration_since(delivery.send_at) > PACE_LATE_MAX
-}
-
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

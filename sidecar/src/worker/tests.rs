@@ -5,7 +5,12 @@ use orbhook_seal::KeyRing;
 use uuid::Uuid;
 
 use super::*;
-use crate::{delivery::Outcome, resolve::SystemLookup, tls};
+use crate::{
+    deliver::{is_late, may_dial, or_fault},
+    delivery::{ErrorClass, Outcome, Ticket},
+    resolve::SystemLookup,
+    tls,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -143,7 +148,7 @@ async fn slow_claims_ask_for_later_moments_until_claims_are_quick_again() {
     }
     assert_eq!(lead.get(), Duration::ZERO);
     lead.note(3_600_000 * MS);
-    assert_eq!(lead.get(), LEAD_MAX);
+    assert_eq!(lead.get(), Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +164,7 @@ async fn after_the_last_work_it_lingers_ten_milliseconds_before_it_sleeps() {
             claims += 1;
             harness.worker.on_claimed(claimed(Vec::new()), Instant::now());
         } else {
-            tokio::time::sleep_until(harness.worker.next_timer()).await;
+            tokio::time::sleep_until(harness.worker.next_timer(Instant::now())).await;
             harness.worker.on_timer(Instant::now());
         }
     }
@@ -187,7 +192,7 @@ async fn a_paced_delivery_waits_without_a_slot_and_goes_before_the_others() {
         1,
         "its slot is free for others"
     );
-    assert_eq!(harness.worker.next_timer(), Instant::now() + 100 * MS);
+    assert_eq!(harness.worker.next_timer(Instant::now()), Instant::now() + 100 * MS);
     tokio::time::advance(100 * MS).await;
     harness.worker.ready_to_send.push_back(delivery(2));
     harness.worker.dispatch(Instant::now());
@@ -213,16 +218,21 @@ async fn paced_deliveries_held_ahead_are_bounded() {
 async fn a_silent_wake_connection_is_replaced_by_polling() {
     let mut harness = harness(10, 5);
     up(&mut harness);
-    harness.worker.next_claim(Instant::now(), true).unwrap();
     let begun = Instant::now();
+    harness.worker.next_claim(begun, true).unwrap();
+    harness.worker.on_claimed(claimed(Vec::new()), begun);
     for _ in 0..3 {
-        tokio::time::sleep_until(harness.worker.next_timer()).await;
+        tokio::time::sleep_until(harness.worker.next_timer(Instant::now())).await;
         harness.worker.on_timer(Instant::now());
         assert!(harness.worker.next_claim(Instant::now(), true).is_some());
+        harness.worker.on_claimed(claimed(Vec::new()), Instant::now());
     }
     assert!(begun.elapsed() <= 3 * (1000 * MS + SILENCE_SLACK), "{:?}", begun.elapsed());
     harness.worker.on_wake(wake::Event::Beat, Instant::now());
-    assert!(harness.worker.next_timer() > Instant::now() + 1000 * MS, "a beat is as good as a poll");
+    assert!(
+        harness.worker.next_timer(Instant::now()) > Instant::now() + 1000 * MS,
+        "a beat is as good as a poll"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,7 +263,10 @@ async fn a_delivery_whose_lease_has_run_down_is_given_back_and_not_dialled() {
     assert!(!may_dial(&late, late.lease_until - 19_999 * MS));
     assert!(!may_dial(&late, late.lease_until + 1000 * MS));
     late.lease_until = Instant::now() + 19_999 * MS;
-    assert!(matches!(deliver(http, Keys::new(KeyRing::default()), late).await.outcome, Outcome::Released));
+    assert!(matches!(
+        deliver(http, Keys::new(KeyRing::default()), late, Instant::now()).await.outcome,
+        Outcome::Released
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +278,35 @@ async fn a_paced_delivery_that_is_late_is_given_back_and_not_dialled() {
     assert!(is_late(&paced, paced.send_at + 41 * MS));
     assert!(!is_late(&delivery(2), paced.send_at + 10_000 * MS), "what is not paced cannot be late");
     tokio::time::advance(41 * MS).await;
-    assert!(matches!(deliver(http, Keys::new(KeyRing::default()), paced).await.outcome, Outcome::Released));
+    assert!(matches!(
+        deliver(http, Keys::new(KeyRing::default()), paced, Instant::now()).await.outcome,
+        Outcome::Released
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_gives_back_what_it_had_and_what_it_was_claiming() {
+    let mut harness = harness(1, 5);
+    up(&mut harness);
+    let mut paced = delivery(1);
+    paced.send_at = Instant::now() + 2000 * MS;
+    harness.worker.on_claimed(claimed(vec![paced]), Instant::now());
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    assert!(harness.worker.next_timer(Instant::now()) <= Instant::now() + TURN, "it would notice");
+    tokio::time::advance(600 * MS).await;
+    harness.worker.on_claimed(claimed(vec![delivery(2)]), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    for n in [2, 1] {
+        let finished = harness.results.try_recv().unwrap();
+        assert_eq!(finished.ticket.delivery, Uuid::from_u128(n));
+        assert!(matches!(finished.outcome, Outcome::Released));
+    }
+    assert_eq!((harness.worker.sends.len(), harness.worker.waiting()), (0, 0));
+
+    let dispatched = Instant::now();
+    tokio::time::advance(600 * MS).await;
+    let finished = deliver(harness.worker.http, Keys::new(KeyRing::default()), delivery(3), dispatched).await;
+    assert!(matches!(finished.outcome, Outcome::Released), "it was stopped between the loop and the task");
 }
 
 #[tokio::test(start_paused = true)]
