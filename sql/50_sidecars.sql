@@ -117,8 +117,11 @@ end
 $$;
 comment on function orbhook._mark_dead(uuid) is 'Marks every registered sidecar whose lock is free as dead; p_sidecar, who asks, excepted.';
 
+-- The settings: as with settle. Sidecars look while the queue is empty, and keep the plan.
 create function orbhook.look(p_sidecar uuid) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now  timestamptz;

@@ -11,8 +11,10 @@ create type orbhook._ending as (
 );
 comment on type orbhook._ending is 'How a delivery ends: delivered, failed or cancelled, and why.';
 
+-- The settings: as with settle.
 create function orbhook._finish(p_endings orbhook._ending[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_count  integer;

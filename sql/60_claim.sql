@@ -57,7 +57,8 @@ comment on function orbhook._pace_ahead(numeric) is
     'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
 
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
--- scan it as a whole, and planning anew for each call costs more than the call.
+-- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index
+-- whatever the planner believes: lateral, limited.
 create function orbhook.claim(
     p_sidecar uuid, p_batch integer, p_after uuid,
     p_lead_ms integer default 0, p_share integer default 1000,
@@ -122,38 +123,47 @@ begin
                greatest(ceil(p_batch::numeric / count(*) over ()), 1) as fair,
                floor(extract(epoch from v.last_send_at - v.first_send_at) / v.spacing) + 1 as tokens
         from serving v
-    ), front as (
-        select h.id as webhook_id, q.id as delivery_id, h.spacing, h.first_send_at, q.leased,
+    ), queues as (
+        -- The front of each queue: as many as its share, and what is under way before them. No more of a queue is read than
+        -- that, however many may be in flight.
+        select h.*, f.ids,
                -- What commits late stands before what is leased, which can then be out of sight here: the sidecar's own
                -- count knows better.
-               least(h.fair, h.tokens, p_share - h.held,
-                     h.max_in_flight - greatest(count(*) filter (where q.leased) over (partition by h.id), h.held)) as room,
-               row_number() over (partition by h.id, q.leased order by q.due_at, q.id) as place
+               least(h.fair, h.tokens, p_share - h.held, h.max_in_flight - greatest(l.leased, h.held)) as room
         from share h
         cross join lateral (
-            select d.id, d.due_at,
-                   coalesce(d.lease_until > v_now and d.claimed_by <> all (v_dead), false) as leased
-            from orbhook.deliveries_open d
-            where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
-              -- look cancels these; they take nobody's place and no send time.
-              and (h.max_age_seconds is null
-                   or coalesce(d.first_due_at, d.due_at) >= v_now - make_interval(secs => h.max_age_seconds::double precision))
-            order by d.due_at
-            limit h.max_in_flight) q
+            select array_agg(u.id) as ids, max(u.due_at) as last_due_at
+            from (select d.id, d.due_at
+                  from orbhook.deliveries_open d
+                  where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
+                    and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
+                    -- look cancels these; they take nobody's place and no send time.
+                    and (h.max_age_seconds is null
+                         or coalesce(d.first_due_at, d.due_at) >= v_now - make_interval(secs => h.max_age_seconds::double precision))
+                  order by d.due_at
+                  limit least(h.fair, h.tokens)) u) f
+        cross join lateral (
+            select count(*) as leased
+            from (select from orbhook.deliveries_open d
+                  where d.webhook_id = h.id and d.due_at <= f.last_due_at and not d.is_test
+                    and d.lease_until > v_now and d.claimed_by <> all (v_dead)
+                  order by d.due_at
+                  limit h.max_in_flight) u) l
     ), chosen as (
-        select f.delivery_id, f.webhook_id,
-               case when f.spacing is not null
-                    then f.first_send_at + make_interval(secs => (f.place - 1) * f.spacing) end as send_at
-        from front f
-        where not f.leased and f.place <= f.room
-        order by f.place, f.webhook_id <= p_after, f.webhook_id
+        select c.id as delivery_id, q.id as webhook_id, q.spacing,
+               case when q.spacing is not null
+                    then q.first_send_at + make_interval(secs => (c.place - 1) * q.spacing) end as send_at
+        from queues q
+        cross join lateral unnest(q.ids) with ordinality as c (id, place)
+        where c.place <= q.room
+        order by c.place, q.id <= p_after, q.id
         limit p_batch
     ), paced as (
         update orbhook.webhook_state s
-        set next_send_at = c.last_send_at + make_interval(secs => orbhook._spacing_seconds(w.rate_limit_per_second))
-        from (select h.webhook_id, max(h.send_at) as last_send_at from chosen h group by h.webhook_id) c
-        join orbhook.webhooks w on w.id = c.webhook_id
-        where s.webhook_id = c.webhook_id and w.rate_limit_per_second is not null
+        set next_send_at = c.next_send_at
+        from (select h.webhook_id, max(h.send_at) + make_interval(secs => max(h.spacing)) as next_send_at
+              from chosen h where h.spacing is not null group by h.webhook_id) c
+        where s.webhook_id = c.webhook_id
     ), tests as (
         -- A test goes out at once, also to a webhook that is paused, switched off or over its pace.
         select d.id, null::timestamptz as send_at
@@ -173,58 +183,44 @@ begin
         return;
     end if;
 
-    -- A late settle may hold one of these rows, or another claim a test: those are left for the next time.
-    with free as (
-        select d.id, d.attempts, d.outcome_attempt, d.lease_until, d.claimed_by, d.webhook_id, a.send_at
-        from unnest(v_ids, v_send_at) as a (id, send_at)
-        join orbhook.deliveries_open d on d.id = a.id
-        where d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead)
-        for update of d skip locked
-    ), unknown as (
-        -- The sidecar that had it never said what came of it.
-        insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, error_class, error, period)
-        select f.id, f.attempts, f.webhook_id, f.claimed_by,
-               f.lease_until - make_interval(secs => w.timeout_seconds::double precision + 10), 'unknown',
-               'the sidecar stopped before it reported; the request may have arrived', orbhook._period()
-        from free f
-        join orbhook.webhooks w on w.id = f.webhook_id
-        where f.attempts > f.outcome_attempt
-    ), leased as (
-        update orbhook.deliveries_open d
-        set attempts = d.attempts + 1,
-            lease_until = coalesce(f.send_at, v_now) + make_interval(secs => w.timeout_seconds::double precision + 10),
-            claimed_by = p_sidecar
-        from free f
-        join orbhook.webhooks w on w.id = f.webhook_id
-        where d.id = f.id
-        returning d.*, f.send_at, w.provider_type, w.target, w.provider_config, w.timeout_seconds
+    with leased as materialized (
+        select l.* from orbhook._lease(p_sidecar, v_ids, v_send_at, v_now, v_dead) l
+    ), senders as materialized (
+        -- Once for each webhook, not for each delivery.
+        select w.id, w.provider_type, w.target, w.provider_config::text as config, x.names, x.secrets
+        from (select distinct l.webhook_id from leased l) v
+        join orbhook.webhooks w on w.id = v.webhook_id
+        left join lateral (
+            select array_agg(y.name) as names, jsonb_object_agg(y.name, y.value)::text as secrets
+            from orbhook.webhook_secrets y
+            where y.webhook_id = w.id and (y.expires_at is null or y.expires_at > v_now)) x on true
     ), rendered as (
-        select l.*, e.event_type, s.secrets, s.names, r.parts,
-               case when l.attempts - l.outcome_attempt > 20 then 'failed'
+        select l.*, e.event_type, s.secrets, r.parts,
+               case when l.attempt - l.outcome_attempt > 20 then 'failed'
                     when e.id is null then 'cancelled'
                     when s.names is null or not 'endpoint' = any (s.names) then 'failed'
                     else r.parts[3] end as ends_as,
-               case when l.attempts - l.outcome_attempt > 20 then 'outcome unknown: 20 sidecars in a row stopped without reporting'
+               case when l.attempt - l.outcome_attempt > 20 then 'outcome unknown: 20 sidecars in a row stopped without reporting'
                     when e.id is null then 'the event is no longer there'
                     when s.names is null or not 'endpoint' = any (s.names) then 'the webhook has no endpoint; set one with orbhook_update_webhook'
                     else r.parts[4] end as reason
         from leased l
-        left join orbhook.events e on e.id = l.event_id
+        join senders s on s.id = l.webhook_id
         left join lateral (
-            select array_agg(x.name) as names, jsonb_object_agg(x.name, x.value)::text as secrets
-            from orbhook.webhook_secrets x
-            where x.webhook_id = l.webhook_id and (x.expires_at is null or x.expires_at > v_now)) s on true
+            -- The time as orbhook._rfc3339 writes it; a call of that function costs more than the rendering.
+            select v.id, v.event_type, v.payload, to_char(v.occurred_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as occurred_at
+            from orbhook.events v where v.id = l.event_id limit 1) e on true
         left join lateral orbhook._render_delivery(
-            l.provider_type, l.target, l.provider_config::text, s.names,
-            e.id::text, e.event_type, orbhook._rfc3339(e.occurred_at), l.is_test, e.payload::text) as r (parts) on true
+            s.provider_type, s.target, s.config, s.names,
+            e.id::text, e.event_type, e.occurred_at, l.is_test, e.payload::text) as r (parts) on true
     )
-    select array_agg(row(r.id, r.attempts, r.webhook_id, r.event_type, r.parts[1], r.parts[2], r.secrets,
-                         (r.timeout_seconds * 1000)::integer,
+    select array_agg(row(r.delivery_id, r.attempt, r.webhook_id, r.event_type, r.parts[1], r.parts[2], r.secrets,
+                         r.timeout_ms,
                          (extract(epoch from r.lease_until - v_now) * 1000)::integer,
                          (extract(epoch from r.send_at - v_now) * 1000)::integer)::orbhook.request
                      order by r.webhook_id <= p_after, r.webhook_id, r.send_at)
                filter (where r.ends_as is null),
-           array_agg(row(r.id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
+           array_agg(row(r.delivery_id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
     into v_requests, v_problems
     from rendered r;
 
@@ -232,7 +228,7 @@ begin
         insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, error_class, error, period)
         select d.id, d.attempts, d.webhook_id, p_sidecar, v_now, 0, 'render', p.last_error, orbhook._period()
         from unnest(v_problems) p
-        join orbhook.deliveries_open d on d.id = p.delivery_id
+        cross join lateral (select o.* from orbhook.deliveries_open o where o.id = p.delivery_id limit 1) d
         where p.status = 'failed';
         perform orbhook._report_failures(v_problems);
         perform orbhook._finish(v_problems);
@@ -244,3 +240,45 @@ $$;
 comment on function orbhook.claim(uuid, integer, uuid, integer, integer, uuid[], integer[]) is
 'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead, and nothing at all from a database that is a copy (orbhook.standing).
 p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. p_lead_ms: how long claims take to come back to this sidecar, 0 to 10000; paced requests get send times after that. p_share: the most deliveries of one webhook it may hold. p_held_webhooks, p_held_counts: what it holds, of which webhooks.';
+
+create function orbhook._lease(
+    p_sidecar uuid, p_ids uuid[], p_send_at timestamptz[], p_now timestamptz, p_dead uuid[])
+returns table (
+    delivery_id uuid, attempt integer, outcome_attempt integer, webhook_id uuid, event_id uuid, is_test boolean,
+    send_at timestamptz, lease_until timestamptz, timeout_ms integer)
+language plpgsql set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    -- A late settle may hold one of these rows, or another claim a test: those are left for the next time.
+    with free as (
+        select d.id, d.attempts, d.outcome_attempt, d.lease_until, d.claimed_by, d.webhook_id, a.send_at
+        from unnest(p_ids, p_send_at) as a (id, send_at)
+        join orbhook.deliveries_open d on d.id = a.id
+        where d.lease_until is null or d.lease_until <= p_now or d.claimed_by = any (p_dead)
+        for update of d skip locked
+    ), unknown as (
+        -- The sidecar that had it never said what came of it.
+        insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, error_class, error, period)
+        select f.id, f.attempts, f.webhook_id, f.claimed_by,
+               f.lease_until - make_interval(secs => w.timeout_seconds::double precision + 10), 'unknown',
+               'the sidecar stopped before it reported; the request may have arrived', orbhook._period()
+        from free f
+        join orbhook.webhooks w on w.id = f.webhook_id
+        where f.attempts > f.outcome_attempt
+    )
+    update orbhook.deliveries_open d
+    set attempts = d.attempts + 1,
+        lease_until = coalesce(f.send_at, p_now) + make_interval(secs => w.timeout_seconds::double precision + 10),
+        claimed_by = p_sidecar
+    from free f
+    join orbhook.webhooks w on w.id = f.webhook_id
+    where d.id = f.id
+    returning d.id, d.attempts, d.outcome_attempt, d.webhook_id, d.event_id, d.is_test, f.send_at, d.lease_until,
+              (w.timeout_seconds * 1000)::integer;
+end
+$$;
+comment on function orbhook._lease(uuid, uuid[], timestamptz[], timestamptz, uuid[]) is
+    'Leases those of the deliveries that are free to a sidecar; what its last holder never reported becomes an attempt of unknown outcome.';

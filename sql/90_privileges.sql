@@ -108,4 +108,4 @@ $revoke$;
 
 revoke all on all tables in schema orbhook from public;
 revoke all on schema orbhook from public;
-revoke all on type orbhook.request, orbhook._ending, orbhook._judgement from public;
+revoke all on type orbhook.request, orbhook._ending, orbhook._outcome from public;

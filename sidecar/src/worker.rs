@@ -37,6 +37,11 @@ const LINGER: Duration = Duration::from_millis(10);
 /// and looks this often meanwhile.
 const LINGER_CLAIM: Duration = Duration::from_millis(3);
 
+/// A claim costs the database a millisecond, however little it brings. While few slots are free and more are about to be, it
+/// waits so long for them: with a queue behind it, claims of a handful had cost more than the deliveries (245 µs of the server's
+/// time for each, against 66 µs in claims of 200).
+const ROOM_WAIT: Duration = Duration::from_millis(3);
+
 /// While something is claimed or being claimed and not dialled yet, the loop turns at least this often.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -164,6 +169,10 @@ struct Worker {
     wants_claim: bool,
     /// Claim again then: it lingers.
     claim_at: Option<Instant>,
+    /// Then room for a few is room enough,
+    room_at: Option<Instant>,
+    /// and that moment has come.
+    takes_few: bool,
     /// A claim is under way.
     claiming: bool,
     /// When the loop last came around.
@@ -211,6 +220,8 @@ impl Worker {
             unsettled: 0,
             wants_claim: false,
             claim_at: None,
+            room_at: None,
+            takes_few: false,
             claiming: false,
             turned_at: now,
             silent_at: now + config.poll + SILENCE_SLACK,
@@ -239,9 +250,15 @@ impl Worker {
         if batch == 0 {
             return None;
         }
+        if batch < self.worthwhile() && !self.takes_few {
+            self.room_at.get_or_insert(now + ROOM_WAIT);
+            return None;
+        }
         self.wants_claim = false;
         self.claiming = true;
         self.claim_at = None;
+        self.room_at = None;
+        self.takes_few = false;
         self.silent_at = now + self.poll + SILENCE_SLACK;
         Some(ClaimRequest {
             batch,
@@ -254,6 +271,11 @@ impl Worker {
 
     fn free_slots(&self) -> usize {
         self.concurrency.saturating_sub(self.sends.len() + self.ready_to_send.len())
+    }
+
+    /// Room for so many is claimed for at once: a part of the slots, so that the others are busy meanwhile.
+    fn worthwhile(&self) -> usize {
+        (self.concurrency / 4).min(self.claim_batch / 2)
     }
 
     /// Never more than half of the free slots at once: the share of a webhook is counted against what is free before the claim,
@@ -387,13 +409,17 @@ impl Worker {
             return delayed.unwrap_or(self.silent_at + Duration::from_secs(3600));
         }
         let turn = (self.claiming || self.waiting() > 0).then_some(now + TURN);
-        [self.claim_at, delayed, turn].into_iter().flatten().fold(self.silent_at, Instant::min)
+        [self.claim_at, self.room_at, delayed, turn].into_iter().flatten().fold(self.silent_at, Instant::min)
     }
 
     fn on_timer(&mut self, now: Instant) {
         if self.claim_at.is_some_and(|claim_at| claim_at <= now) {
             self.claim_at = None;
             self.wants_claim = true;
+        }
+        if self.room_at.is_some_and(|room_at| room_at <= now) {
+            self.room_at = None;
+            self.takes_few = true;
         }
         if self.silent_at <= now {
             self.silent_at = now + self.poll;

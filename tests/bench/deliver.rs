@@ -9,8 +9,8 @@ use crate::figures::{Figures, Goal};
 use crate::pump::pump;
 use crate::server;
 
-/// As many as the usual load may have in flight: 20 webhooks of 10.
-const CONCURRENCY: usize = 200;
+/// As many as a sidecar has slots.
+const CONCURRENCY: usize = 512;
 
 pub(crate) async fn measure() -> Figures {
     let mut figures = Figures::new();

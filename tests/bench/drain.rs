@@ -14,6 +14,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(1_800);
 /// Deliveries made in one statement: each is a transaction of its own, as large as one can be without delay to others.
 const QUEUED_AT_ONCE: usize = 100_000;
 
+/// Of each webhook: more than its share of the sidecar's slots, so that the sidecar decides how many are under way.
+const MAX_IN_FLIGHT: usize = 100;
+
 /// What is queued.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
@@ -121,6 +124,7 @@ impl Load {
         config["providerType"] = json!(self.provider);
         config["subscribedEvents"] = json!(["USER_ACTION"]);
         config["rateLimit"] = json!(self.rate_limit);
+        config["maxInFlight"] = json!(MAX_IN_FLIGHT);
         config
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::drain::{Load, Queue, USUAL};
-use crate::figures::{Figures, Goal, note};
+use crate::figures::{Figures, Goal};
 use crate::server;
 
 const WEBHOOKS: usize = 10_000;
@@ -20,20 +20,9 @@ const LONG: usize = 1_000_000;
 const FINISHED: i64 = 10_000_000;
 const UNDER_SNAPSHOT: usize = 300_000;
 
-pub(crate) async fn measure() -> Figures {
-    let mut figures = Figures::new();
-    println!("{}", free_disk());
-    one_due(&mut figures).await;
-    many_webhooks(&mut figures).await;
-    old_snapshot(&mut figures, None).await;
-    old_snapshot(&mut figures, Some(10_000)).await;
-    long_queue(&mut figures).await;
-    much_history(&mut figures).await;
-    note(&mut figures, "free disk at the end", free_disk());
-    figures
-}
-
-async fn long_queue(figures: &mut Figures) {
+/// Prints the free disk first: it needs about 5 GB.
+pub(crate) async fn long_queue() -> Figures {
+    let mut figures = begin();
     let cluster = server::start();
     let mut rounds = Vec::new();
     for _ in 0..2 {
@@ -42,6 +31,7 @@ async fn long_queue(figures: &mut Figures) {
         rounds.push((short, long.drain(1).await));
     }
     figures.compare("drain, 1,000,000 queued ÷ 10,000 queued", "per second", &rounds, Goal::AtLeast(0.90));
+    figures
 }
 
 /// A short drain is over in a second; the median of five is steadier.
@@ -55,7 +45,8 @@ async fn best_of_short(cluster: &Arc<Cluster>) -> f64 {
     rates[rates.len() / 2]
 }
 
-async fn many_webhooks(figures: &mut Figures) {
+pub(crate) async fn many_webhooks() -> Figures {
+    let mut figures = begin();
     let cluster = server::start();
     let mut rounds = Vec::new();
     for _ in 0..3 {
@@ -64,10 +55,12 @@ async fn many_webhooks(figures: &mut Figures) {
         rounds.push((few, many));
     }
     figures.compare("drain, 10,000 webhooks ÷ 20 webhooks", "per second", &rounds, Goal::AtLeast(0.80));
+    figures
 }
 
-/// One history of each kind is made by copying rows, which is what 10,000,000 deliveries leave behind.
-async fn much_history(figures: &mut Figures) {
+/// The history is made by copying rows, which is what 10,000,000 deliveries leave behind: about 8 GB.
+pub(crate) async fn much_history() -> Figures {
+    let mut figures = begin();
     let cluster = server::start();
     let mut rounds = Vec::new();
     let queue = Queue::fill(&cluster, USUAL).await;
@@ -78,6 +71,7 @@ async fn much_history(figures: &mut Figures) {
         rounds.push((none, queue.drain(1).await));
     }
     figures.compare("drain, 10,000,000 finished ÷ none finished", "per second", &rounds, Goal::AtLeast(0.90));
+    figures
 }
 
 async fn grow_history(database: &Database) {
@@ -103,8 +97,15 @@ async fn grow_history(database: &Database) {
     println!("{FINISHED} finished deliveries made in {:.0} s", began.elapsed().as_secs_f64());
 }
 
-/// `rate_limit`: of each webhook, high enough that it does not decide how fast the queue is drained.
-async fn old_snapshot(figures: &mut Figures, rate_limit: Option<u32>) {
+pub(crate) async fn old_snapshot() -> Figures {
+    let mut figures = begin();
+    under_snapshot(&mut figures, None).await;
+    // High enough that it does not decide how fast the queue is drained.
+    under_snapshot(&mut figures, Some(10_000)).await;
+    figures
+}
+
+async fn under_snapshot(figures: &mut Figures, rate_limit: Option<u32>) {
     let cluster = server::start();
     let load = Load { rate_limit, ..USUAL };
     let mut rounds = Vec::new();
@@ -129,7 +130,8 @@ async fn old_snapshot(figures: &mut Figures, rate_limit: Option<u32>) {
 }
 
 /// A claim that has one thing to find and a look that has none, among webhooks that all have something pending.
-async fn one_due(figures: &mut Figures) {
+pub(crate) async fn one_due() -> Figures {
+    let mut figures = begin();
     const TRIES: usize = 100;
     let cluster = server::start();
     let load = Load { webhooks: WEBHOOKS, deliveries: WEBHOOKS, ..USUAL };
@@ -184,6 +186,12 @@ async fn one_due(figures: &mut Figures) {
             figures.measure(name, "ms", median_ms(times), Goal::AtMost(2.0));
         }
     }
+    figures
+}
+
+fn begin() -> Figures {
+    println!("{}", free_disk());
+    Figures::new()
 }
 
 fn median_ms(mut times: Vec<Duration>) -> f64 {

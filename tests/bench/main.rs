@@ -34,6 +34,7 @@ use orbhook_tests::{load, machine};
 use crate::figures::Figures;
 
 struct Section {
+    /// `growth-due` is a part of `growth`, which chooses all its parts.
     name: &'static str,
     /// Measured when nothing was chosen: together they take under 10 minutes.
     always: bool,
@@ -46,17 +47,28 @@ const SECTIONS: &[Section] = &[
     Section { name: "deliver", always: true, measure: || Box::pin(deliver::measure()) },
     Section { name: "latency", always: true, measure: || Box::pin(latency::measure()) },
     Section { name: "cost", always: true, measure: || Box::pin(cost::measure()) },
-    Section { name: "growth", always: false, measure: || Box::pin(growth::measure()) },
+    Section { name: "growth-due", always: false, measure: || Box::pin(growth::one_due()) },
+    Section { name: "growth-webhooks", always: false, measure: || Box::pin(growth::many_webhooks()) },
+    Section { name: "growth-snapshot", always: false, measure: || Box::pin(growth::old_snapshot()) },
+    Section { name: "growth-queue", always: false, measure: || Box::pin(growth::long_queue()) },
+    Section { name: "growth-history", always: false, measure: || Box::pin(growth::much_history()) },
     Section { name: "huge", always: false, measure: || Box::pin(huge::measure()) },
     Section { name: "hostile-sql", always: false, measure: || Box::pin(hostile_sql::measure()) },
-    Section { name: "policy", always: false, measure: || Box::pin(policy::measure()) },
+    Section { name: "policy-pace", always: false, measure: || Box::pin(policy::paces()) },
+    Section { name: "policy-hostile", always: false, measure: || Box::pin(policy::hostile()) },
+    Section { name: "policy-addresses", always: false, measure: || Box::pin(policy::addresses()) },
+    Section {
+        name: "policy-neighbours",
+        always: false,
+        measure: || Box::pin(policy::neighbours_and_replay()),
+    },
     Section { name: "views", always: false, measure: || Box::pin(views::measure()) },
 ];
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let chosen: Vec<String> = env::args().skip(1).collect();
-    if chosen.iter().any(|name| SECTIONS.iter().all(|section| section.name != name)) {
+    if chosen.iter().any(|name| !SECTIONS.iter().any(|section| section.is(name))) {
         let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
         println!("There are: {}", names.join(", "));
         return ExitCode::FAILURE;
@@ -64,7 +76,7 @@ async fn main() -> ExitCode {
     for section in SECTIONS {
         let is_wanted = match chosen.is_empty() {
             true => section.always,
-            false => chosen.iter().any(|name| name == section.name),
+            false => chosen.iter().any(|name| section.is(name)),
         };
         if !is_wanted {
             continue;
@@ -81,4 +93,10 @@ async fn main() -> ExitCode {
         written::section(section.name, &circumstances, &figures);
     }
     ExitCode::SUCCESS
+}
+
+impl Section {
+    fn is(&self, chosen: &str) -> bool {
+        self.name.strip_prefix(chosen).is_some_and(|part| part.is_empty() || part.starts_with('-'))
+    }
 }

@@ -19,16 +19,13 @@ const PACED_SECONDS: usize = 10;
 /// Queued at one of the bad neighbours, and replayed afterwards.
 const QUEUED: i64 = 1_000_000;
 
-pub(crate) async fn measure() -> Figures {
+pub(crate) async fn paces() -> Figures {
     let mut figures = Figures::new();
     for limit in [10, 100] {
         for sidecars in [1, 3] {
             pace(&mut figures, limit, sidecars).await;
         }
     }
-    hostile(&mut figures).await;
-    addresses(&mut figures).await;
-    neighbours_and_replay(&mut figures).await;
     figures
 }
 
@@ -75,7 +72,8 @@ async fn pace(figures: &mut Figures, limit: usize, sidecars: usize) {
     );
 }
 
-async fn hostile(figures: &mut Figures) {
+pub(crate) async fn hostile() -> Figures {
+    let mut figures = Figures::new();
     const ROUNDS: i64 = 10;
     let database = Database::new().await;
     let authority = Authority::new();
@@ -114,7 +112,7 @@ async fn hostile(figures: &mut Figures) {
         .remove(0);
     let attempts: i64 = database.one("select count(*) from orbhook.attempts", &[]).await;
     note(
-        figures,
+        &mut figures,
         "hostile receivers tried",
         format!("{} kinds at once, {} attempts", servers.len(), attempts - 1),
     );
@@ -133,13 +131,15 @@ async fn hostile(figures: &mut Figures) {
         mib(growth),
         Goal::AtMost(32.0),
     );
+    figures
 }
 
-async fn addresses(figures: &mut Figures) {
+pub(crate) async fn addresses() -> Figures {
+    let mut figures = Figures::new();
     let what = "URLs that must not be reached, stored past the check at creation";
     if !is_in_namespace() {
-        note(figures, what, "not measured: needs root, for a network namespace");
-        return;
+        note(&mut figures, what, "not measured: needs root, for a network namespace");
+        return figures;
     }
     let database = Database::new().await;
     let urls = blocked_urls(8080);
@@ -159,17 +159,19 @@ async fn addresses(figures: &mut Figures) {
     let blocked: i64 = database
         .one("select count(*) from orbhook.attempts where error_class = 'address_blocked'", &[])
         .await;
-    note(figures, what, format!("{} URLs, {blocked} refused", urls.len()));
+    note(&mut figures, what, format!("{} URLs, {blocked} refused", urls.len()));
     figures.measure(
         "connections begun to them (the kernel's count)",
         "connections",
         f64::from(u32::try_from(begun).unwrap()),
         Goal::AtMost(0.0),
     );
+    figures
 }
 
 /// Healthy webhooks first alone, then beside four bad ones, with one and the same sidecar.
-async fn neighbours_and_replay(figures: &mut Figures) {
+pub(crate) async fn neighbours_and_replay() -> Figures {
+    let mut figures = Figures::new();
     const HEALTHY: usize = 20;
     const EVENTS: usize = 300;
     const SLOW: Duration = Duration::from_millis(14_900);
@@ -228,8 +230,9 @@ async fn neighbours_and_replay(figures: &mut Figures) {
     }
     let left: i64 =
         database.one("select count(*) from orbhook.deliveries_open where webhook_id = $1", &[&queued]).await;
-    note(figures, "queued at one of the four while that was measured", format!("{left}"));
-    replay(figures, &database, queued).await;
+    note(&mut figures, "queued at one of the four while that was measured", format!("{left}"));
+    replay(&mut figures, &database, queued).await;
+    figures
 }
 
 /// What was queued has been delivered, and is asked for again.

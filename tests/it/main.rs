@@ -36,6 +36,7 @@ mod metrics; // what /metrics says, and that the dashboard and the alerts ask fo
 mod outbound; // what must not be reached is not reached
 mod owner; // sidecars that die, stop or stand still, with work in their hands
 mod pacing; // how many requests a receiver gets in a second, and at once
+mod plans;
 mod poison; // what cannot be delivered harms nothing else
 mod privileges; // what may be called, by whom, and what it says about itself
 mod record; // when an attempt began, by the database's clock

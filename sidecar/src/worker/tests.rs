@@ -152,6 +152,30 @@ async fn slow_claims_ask_for_later_moments_until_claims_are_quick_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_most_slots_taken_a_claim_waits_three_milliseconds_for_room() {
+    let mut harness = harness(8, 8);
+    up(&mut harness);
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    harness.worker.on_claimed(claimed((1..=7).map(delivery).collect()), Instant::now());
+    harness.worker.dispatch(Instant::now());
+    let begun = Instant::now();
+    assert_eq!(harness.worker.next_claim(Instant::now(), true), None, "one slot of eight is free");
+    tokio::time::sleep_until(harness.worker.next_timer(Instant::now())).await;
+    harness.worker.on_timer(Instant::now());
+    assert_eq!(harness.worker.next_claim(Instant::now(), true).unwrap().batch, 1);
+    assert_eq!(begun.elapsed(), ROOM_WAIT);
+
+    harness.worker.on_claimed(claimed(Vec::new()), Instant::now());
+    for _ in 0..3 {
+        let sent = harness.worker.sends.join_next().await.unwrap();
+        harness.worker.on_sent(sent.ok());
+    }
+    harness.worker.on_wake(wake::Event::Work, Instant::now());
+    let at_once = harness.worker.next_claim(Instant::now(), true);
+    assert_eq!(at_once.unwrap().batch, 2, "half of four, which are worth a claim");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_last_work_it_lingers_ten_milliseconds_before_it_sleeps() {
     let mut harness = harness(10, 5);
     up(&mut harness);
