@@ -34,6 +34,7 @@ pub(crate) async fn measure() -> Figures {
     let mut figures = Figures::new();
     let cluster = server::start();
     let database = prepared(&cluster, &[]).await;
+    server::run_in(&database).await;
     for (writers, goal) in WRITERS {
         let (mut watch, mut by_hand, mut call, mut notify) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {

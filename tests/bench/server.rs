@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use orbhook_tests::Cluster;
+use orbhook_tests::{Cluster, Database};
 
 /// Every guarantee is on. Memory and log are sized so that one measurement does not pay for the checkpoint of another.
 const SETTINGS: [(&str, &str); 9] = [
@@ -21,6 +21,14 @@ const SETTINGS: [(&str, &str); 9] = [
 /// A cluster to be measured.
 pub(crate) fn start() -> Arc<Cluster> {
     Cluster::start(&SETTINGS)
+}
+
+/// Writes the log once around, so that what is measured writes into files that exist, as it does on a server that has run for
+/// a while. Making new ones costs most where most is written.
+pub(crate) async fn run_in(database: &Database) {
+    let fill = "select count(pg_logical_emit_message(false, 'bench', repeat('x', 1000000))) from generate_series(1, 2500)";
+    database.one::<i64>(fill, &[]).await;
+    database.execute("checkpoint").await;
 }
 
 /// Seconds of processor time that all processes of the server have used so far, those that have ended included.

@@ -98,6 +98,36 @@ async fn only_the_owner_can_watch_and_unwatch() {
 }
 
 #[tokio::test]
+async fn a_column_its_owner_cannot_read_is_never_sent() {
+    let database = Database::new().await;
+    let owner = database.role("admin").await;
+    database
+        .execute(&format!(
+            "{USERS}; alter table users owner to {owner};
+             revoke select on users from {owner}; grant select (id, username, phone) on users to {owner}"
+        ))
+        .await;
+    let session = database.connect_as(&owner).await;
+    let mapped = session
+        .refusal("select orbhook_watch('users', 'users', '{\"payload\": {\"contact.mail\": \"email\"}}')")
+        .await;
+    assert_eq!(mapped.sqlstate, "42501");
+    assert!(mapped.message.contains("\"email\""), "{mapped:?}");
+
+    session.execute("select orbhook_watch('users', 'users')").await;
+    database
+        .execute("insert into users (id, email, username) values (1, 'ada@example.com', 'ada'); update users set email = 'eve@example.com', phone = '1'")
+        .await;
+    let emitted = events(&database).await;
+    let types: Vec<&str> = emitted.iter().map(|(event, _)| event.as_str()).collect();
+    assert_eq!(types, ["USER_CREATED", "USER_PROFILE_UPDATED"]);
+    for (event, payload) in emitted {
+        assert_eq!(payload["username"], "ada", "{event}");
+        assert!(!payload.to_string().contains("@example.com"), "{event}: {payload}");
+    }
+}
+
+#[tokio::test]
 async fn whoever_may_write_the_table_needs_no_further_right() {
     let database = Database::new().await;
     let writer = database.role("").await;

@@ -269,6 +269,37 @@ async fn what_ends_after_the_watch_began_is_said_for_rows_that_were_there_before
     only_event(&database, "SUBSCRIPTION_TRIAL_ENDED").await;
 }
 
+#[tokio::test]
+async fn what_came_due_while_no_sidecar_ran_is_said_afterwards_in_order_and_once() {
+    const SUBSCRIPTIONS: i32 = 250;
+    let database = Database::new().await;
+    database
+        .execute(&format!(
+            "create table subs (id int primary key, user_id int, trial_ends_at timestamptz, expires_at timestamptz);
+             select orbhook_watch('subscriptions', 'subs');
+             insert into subs select n, n, null, now() + interval '1 hour' from generate_series(1, {SUBSCRIPTIONS}) n;
+             delete from orbhook.events;
+             update orbhook.watch_timers t set at = now() - make_interval(mins => 1000 - substring(t.row_key from '[0-9]+')::int)"
+        ))
+        .await;
+    database
+        .execute("set session_replication_role = replica; update subs set expires_at = now() - make_interval(mins => 1000 - id); reset session_replication_role")
+        .await;
+    // A bounded step each time.
+    for _ in 0..5 {
+        database.execute("select orbhook.look(gen_random_uuid())").await;
+    }
+    let rows = database
+        .rows(
+            "select event_type, (payload -> 'subscription' ->> 'id')::int from orbhook.events order by id",
+            &[],
+        )
+        .await;
+    let said: Vec<i32> = rows.iter().map(|row| row.get(1)).collect();
+    assert_eq!(said, (1..=SUBSCRIPTIONS).collect::<Vec<_>>());
+    assert!(rows.iter().all(|row| row.get::<_, String>(0) == "SUBSCRIPTION_EXPIRED"));
+}
+
 async fn event_of(database: &Database, change: &str, event: &str) -> Value {
     database.execute("delete from orbhook.events").await;
     database.execute(change).await;
