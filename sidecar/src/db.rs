@@ -13,7 +13,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{config::Database, error::DatabaseError, tls};
+use crate::{config::Database, error::DatabaseError, outage::Outage, tls};
 
 /// A statement that took longer is given up, and its connection with it: whether it took effect is unknown.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(10);
@@ -67,6 +67,7 @@ SELECT pg_catalog.pg_is_in_recovery()";
 pub(crate) struct Connector {
     servers: Arc<[Server]>,
     tls: MakeRustlsConnect,
+    pub(crate) outage: Outage,
 }
 
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Connector {
             false => tls::opportunistic()?,
         };
         let servers = split_servers(&database.config);
-        Ok(Connector { servers: servers.into(), tls: MakeRustlsConnect::new(tls) })
+        Ok(Connector { servers: servers.into(), tls: MakeRustlsConnect::new(tls), outage: Outage::default() })
     }
 
     /// Tries the servers in turn until one is a primary.

@@ -40,6 +40,7 @@ mod lead;
 mod link;
 mod log;
 mod metrics;
+mod outage;
 mod redact;
 mod reseal;
 mod resolve;

@@ -21,7 +21,7 @@ pub(crate) struct Link {
     metrics: Metrics,
     db: Option<Db>,
     backoff: Backoff,
-    /// The last thing said about it, so that it is said once.
+    /// The last failed statement that was said, so that it is said once.
     said: Option<DatabaseError>,
 }
 
@@ -47,12 +47,7 @@ impl Link {
     async fn connect(&mut self) -> Db {
         loop {
             match self.connector.connect().await {
-                Ok((db, _)) => {
-                    if self.said.take().is_some() {
-                        tracing::info!(purpose = self.purpose, "connected again");
-                    }
-                    return db;
-                }
+                Ok((db, _)) => return db,
                 Err(error) => {
                     self.say(error);
                     tokio::time::sleep(self.backoff.next(rand::random())).await;
@@ -66,6 +61,7 @@ impl Link {
         self.metrics.statement(self.purpose, took);
         self.backoff.reset();
         self.said = None;
+        self.connector.outage.end();
     }
 
     /// A statement failed: drops the connection if the error says it is gone, and waits before the next try.
@@ -89,8 +85,14 @@ impl Link {
 
     fn say(&mut self, error: DatabaseError) {
         self.metrics.database_error(self.purpose);
-        if self.said.as_ref() != Some(&error) {
+        let is_news = match error.ends_connection() {
+            true => self.connector.outage.is_news(&error),
+            false => self.said.as_ref() != Some(&error),
+        };
+        if is_news {
             tracing::warn!(purpose = self.purpose, %error, hint = error.hint(), "trouble with the database; trying again");
+        }
+        if !error.ends_connection() {
             self.said = Some(error);
         }
     }

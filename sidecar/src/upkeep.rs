@@ -1,4 +1,5 @@
-//! What no delivery waits for, on a connection of its own: `orbhook.tend` every few seconds, and the gauges for `/metrics`.
+//! What no delivery waits for, on a connection of its own: `orbhook.tend` every few seconds, and the gauges for `/metrics`. The
+//! connection is there only while there is something to do: between two calls, a sidecar holds three.
 //!
 //! Trouble with the connection is not logged here: those that deliveries go by have the same trouble and say so.
 
@@ -32,7 +33,7 @@ const GAUGES_DEADLINE: Duration = Duration::from_secs(5);
 
 const PURPOSE: &str = "upkeep";
 
-/// One connection, made when first needed and made again when lost.
+/// One connection at a time, for as long as there is work for it.
 pub(crate) struct Upkeep {
     connector: Connector,
     metrics: Metrics,
@@ -64,6 +65,9 @@ impl Upkeep {
                     said = None;
                     self.metrics.statement("tend", began.elapsed());
                     let has_more = rows.first().and_then(|row| row.try_get::<_, bool>(0).ok()) == Some(true);
+                    if !has_more {
+                        self.hang_up().await;
+                    }
                     if has_more { STEP_PAUSE.max(began.elapsed()) } else { TEND_INTERVAL }
                 }
                 Err(error) => {
@@ -86,8 +90,15 @@ impl Upkeep {
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&webhooks_max, Type::INT4)];
         let asked = self.query(GAUGES_DEADLINE, sql, &parameters);
         let rows = timeout(GAUGES_DEADLINE, asked).await.ok()?.ok()?;
+        self.hang_up().await;
         self.metrics.statement("gauges", began.elapsed());
         rows.iter().map(read_gauge).collect::<Result<_, _>>().ok()
+    }
+
+    async fn hang_up(&self) {
+        if let Some(db) = self.db.lock().await.take() {
+            db.close().await;
+        }
     }
 
     async fn query(

@@ -116,11 +116,17 @@ pub(crate) async fn keep_awake(
             }
         };
         metrics.database_error("wake");
-        if said.as_ref() != Some(&error) {
+        let is_news = match error.ends_connection() {
+            true => connector.outage.is_news(&error),
+            false => said.as_ref() != Some(&error),
+        };
+        if is_news {
             tracing::warn!(%error, hint = error.hint(), "not ready to deliver; trying again");
-            said = Some(error);
         } else {
             tracing::debug!(%error, "still not ready to deliver");
+        }
+        if !error.ends_connection() {
+            said = Some(error);
         }
         tokio::time::sleep(backoff.next(rand::random())).await;
     }
@@ -165,6 +171,7 @@ impl Session {
             );
         }
         let sidecar = register(&db, identity, listens).await?;
+        connector.outage.end();
         tracing::info!(%sidecar, listens, "registered");
         Ok(Session { db, notifications, sidecar, listens, poll })
     }

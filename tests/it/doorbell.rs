@@ -250,7 +250,7 @@ async fn a_full_house_of_connections_is_waited_out() {
         guests.push(guest);
     }
     let sidecar = SidecarProcess::start(&database, &[]).await;
-    sidecar.logged("not ready to deliver").await;
+    sidecar.logged("trying again").await;
     assert_eq!(receiver.count(), 0);
     drop(guests);
     receiver.requests(1).await;

@@ -37,7 +37,7 @@ async fn each_failed_attempt_and_each_failed_delivery_is_one_line_with_fields() 
 }
 
 #[tokio::test]
-async fn a_server_that_stays_away_is_said_once_by_each_connection_and_not_at_every_try() {
+async fn a_server_that_stays_away_is_said_once_and_not_by_each_connection_at_every_try() {
     // Nobody listens on port 9 of the loopback address.
     let url = "postgres://u:canary-4711@127.0.0.1:9/shop";
     let mut child = orbhook_tests::orbhook_command(url)
@@ -48,7 +48,7 @@ async fn a_server_that_stays_away_is_said_once_by_each_connection_and_not_at_eve
         .unwrap();
     let mut lines =
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stderr.take().unwrap()));
-    let mut purposes = Vec::new();
+    let mut warnings = 0;
     let watched = std::time::Instant::now();
     while watched.elapsed() < std::time::Duration::from_secs(5) {
         let wait = std::time::Duration::from_secs(5).saturating_sub(watched.elapsed());
@@ -58,10 +58,8 @@ async fn a_server_that_stays_away_is_said_once_by_each_connection_and_not_at_eve
         if line["level"] == "WARN" {
             assert!(line["error"].as_str().unwrap().contains("127.0.0.1:9"), "{line}");
             assert!(line["hint"].as_str().unwrap().contains("DATABASE_URL"), "{line}");
-            purposes.push(line["purpose"].as_str().unwrap_or("wake").to_owned());
+            warnings += 1;
         }
     }
-    purposes.sort();
-    // The claiming connection is made when there is something to claim.
-    assert_eq!(purposes, ["settle", "wake"], "a dozen tries, and one line each");
+    assert_eq!(warnings, 1, "a dozen tries of two connections, and one line");
 }

@@ -39,6 +39,7 @@ mod pacing; // how many requests a receiver gets in a second, and at once
 mod plans;
 mod poison; // what cannot be delivered harms nothing else
 mod privileges; // what may be called, by whom, and what it says about itself
+mod readme;
 mod record; // when an attempt began, by the database's clock
 mod recovery; // a receiver that was gone is not run over when it comes back
 mod replay; // sending a span of time again
