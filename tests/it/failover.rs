@@ -78,6 +78,52 @@ async fn after_a_failover_to_a_standby_that_lagged_no_id_is_used_twice() {
     assert!(events.values().all(|numbers| numbers.len() == 1), "one id, two events: {events:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_synchronous_standby_stands_still_nothing_is_sent() {
+    let (primary, database, receiver) = with_receiver(&[]).await;
+    let standby = Cluster::standby_of(&primary);
+    let sidecar = SidecarProcess::start(&database, &[]).await;
+    sidecar.logged("registered").await;
+    let _until_the_end = Synchronous::begin(&primary);
+    wait_until("the standby to be synchronous", DEADLINE, async || {
+        let synchronous = "select exists (select from pg_stat_replication where sync_state = 'sync')";
+        database.one::<bool>(synchronous, &[]).await.then_some(())
+    })
+    .await;
+    database.emit("USER_ACTION", json!({"n": 1})).await;
+    receiver.requests(1).await;
+
+    let frozen = standby.freeze();
+    // An application that does not wait for the standby; the claim does.
+    let emitter = database.connect().await;
+    emitter.execute("set synchronous_commit = local; select orbhook_emit('USER_ACTION', '{\"n\": 2}')").await;
+    wait_until("the claim to wait for the standby", DEADLINE, async || {
+        let waiting = "select exists (select from pg_stat_activity where query ~ 'orbhook.claim' and wait_event = 'SyncRep')";
+        emitter.one::<bool>(waiting, &[]).await.then_some(())
+    })
+    .await;
+    assert_eq!(receiver.count(), 1);
+    drop(frozen);
+    receiver.requests(2).await;
+    assert_eq!(receiver.count(), 2);
+}
+
+/// As long as it lives, commits wait for the standby: its end must not, or the test's tidying up would wait for ever.
+struct Synchronous<'a>(&'a Cluster);
+
+impl Synchronous<'_> {
+    fn begin(primary: &Cluster) -> Synchronous<'_> {
+        primary.reload_with(&[("synchronous_standby_names", "standby")]);
+        Synchronous(primary)
+    }
+}
+
+impl Drop for Synchronous<'_> {
+    fn drop(&mut self) {
+        self.0.reload_with(&[]);
+    }
+}
+
 async fn with_receiver(settings: &[(&str, &str)]) -> (std::sync::Arc<Cluster>, Database, Receiver) {
     let primary = Cluster::start(settings);
     let database = Database::on(&primary).await;

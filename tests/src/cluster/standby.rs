@@ -68,6 +68,18 @@ impl Cluster {
         self.must("pg_ctl", &["reload", "--silent", "--pgdata", &self.data()]);
     }
 
+    /// Stops the standby's walreceiver where it is, as on a machine that stands still, until what is returned goes.
+    pub fn freeze(&self) -> Frozen {
+        let is_receiver = |pid: &u32| {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.windows(11).any(|part| part == b"walreceiver"))
+        };
+        let receiver =
+            children(self.postmaster_pid()).into_iter().find(is_receiver).expect("it follows a primary");
+        signal(receiver, "STOP");
+        Frozen(receiver)
+    }
+
     fn copy(&self, primary: &Cluster) {
         let (host, port) = primary.socket();
         let source = format!("host={host} port={port} user=postgres");
@@ -76,6 +88,15 @@ impl Cluster {
         let signal_file = self.directory.join("data/standby.signal");
         fs::File::create(&signal_file).expect("standby.signal");
         self.hand_over(&signal_file);
+    }
+}
+
+/// A process that stands still.
+pub struct Frozen(u32);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal(self.0, "CONT");
     }
 }
 
