@@ -84,7 +84,7 @@ async fn while_a_synchronous_standby_stands_still_nothing_is_sent() {
     let standby = Cluster::standby_of(&primary);
     let sidecar = SidecarProcess::start(&database, &[]).await;
     sidecar.logged("registered").await;
-    let _until_the_end = Synchronous::begin(&primary);
+    let _until_the_end = primary.commits_wait_for("standby");
     wait_until("the standby to be synchronous", DEADLINE, async || {
         let synchronous = "select exists (select from pg_stat_replication where sync_state = 'sync')";
         database.one::<bool>(synchronous, &[]).await.then_some(())
@@ -106,22 +106,6 @@ async fn while_a_synchronous_standby_stands_still_nothing_is_sent() {
     drop(frozen);
     receiver.requests(2).await;
     assert_eq!(receiver.count(), 2);
-}
-
-/// As long as it lives, commits wait for the standby: its end must not, or the test's tidying up would wait for ever.
-struct Synchronous<'a>(&'a Cluster);
-
-impl Synchronous<'_> {
-    fn begin(primary: &Cluster) -> Synchronous<'_> {
-        primary.reload_with(&[("synchronous_standby_names", "standby")]);
-        Synchronous(primary)
-    }
-}
-
-impl Drop for Synchronous<'_> {
-    fn drop(&mut self) {
-        self.0.reload_with(&[]);
-    }
 }
 
 async fn with_receiver(settings: &[(&str, &str)]) -> (std::sync::Arc<Cluster>, Database, Receiver) {

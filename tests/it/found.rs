@@ -1,6 +1,6 @@
 //! What the crash campaign found.
 
-use orbhook_tests::{Claimer, DEADLINE, Database, answered, generic, wait_until};
+use orbhook_tests::{Claimer, Cluster, DEADLINE, Database, answered, generic, wait_until};
 use serde_json::json;
 
 #[tokio::test]
@@ -73,4 +73,43 @@ async fn a_settle_updates_no_webhook_that_it_did_not_lock_at_the_beginning() {
     first.execute("commit").await;
     assert_eq!(settles.await.unwrap().len(), 1, "it ends although the other one is still held");
     other.execute("rollback").await;
+}
+
+/// Whoever notifies waits for the one before, until that one is durable everywhere.
+#[tokio::test]
+async fn a_commit_that_rings_outlasts_the_applications_lock_timeout() {
+    let cluster = Cluster::start(&[]);
+    let database = Database::on(&cluster).await;
+    database.create_webhook(generic("http://127.0.0.1:9/hook")).await;
+    let (asleep, before, emitter) =
+        (database.connect().await, database.connect().await, database.connect().await);
+    asleep.execute("select pg_advisory_lock(1869767272, 0)").await;
+    emitter.execute("set lock_timeout = '50ms'; set synchronous_commit = local").await;
+
+    let waiting = cluster.commits_wait_for("nobody");
+    let (over, is_over) = tokio::sync::watch::channel(false);
+    let before = tokio::spawn(async move {
+        // The server takes the setting in when it gets to it.
+        while !*is_over.borrow() {
+            before.execute("notify something").await;
+        }
+    });
+    wait_until("a notification whose commit waits for its standby", DEADLINE, async || {
+        let waits = "select exists (select from pg_stat_activity where query = 'notify something' and wait_event = 'SyncRep')";
+        database.one::<bool>(waits, &[]).await.then_some(())
+    })
+    .await;
+    let emitted =
+        tokio::spawn(async move { emitter.execute("select orbhook_emit('USER_LOGIN', '{}')").await });
+    wait_until("the emitter's commit to have waited longer than its lock_timeout", DEADLINE, async || {
+        let waits = "select exists (select from pg_stat_activity where query ~ '^select orbhook_emit' and wait_event_type = 'Lock'
+                                    and clock_timestamp() - query_start > interval '200 milliseconds')";
+        database.one::<bool>(waits, &[]).await.then_some(())
+    })
+    .await;
+    over.send_replace(true);
+    drop(waiting);
+    emitted.await.expect("the emitter's commit succeeds");
+    before.await.expect("so does the other's");
+    assert_eq!(database.one::<i64>("select count(*) from orbhook.deliveries_open", &[]).await, 1);
 }

@@ -68,6 +68,13 @@ impl Cluster {
         self.must("pg_ctl", &["reload", "--silent", "--pgdata", &self.data()]);
     }
 
+    /// Commits wait for this standby (one that does not exist: for ever) until what is returned goes. It must go before the
+    /// test tidies up, which would wait as well.
+    pub fn commits_wait_for(&self, standby: &str) -> Synchronous<'_> {
+        self.reload_with(&[("synchronous_standby_names", standby)]);
+        Synchronous(self)
+    }
+
     /// Stops the standby's walreceiver where it is, as on a machine that stands still, until what is returned goes.
     pub fn freeze(&self) -> Frozen {
         let is_receiver = |pid: &u32| {
@@ -88,6 +95,15 @@ impl Cluster {
         let signal_file = self.directory.join("data/standby.signal");
         fs::File::create(&signal_file).expect("standby.signal");
         self.hand_over(&signal_file);
+    }
+}
+
+/// Commits wait for a standby.
+pub struct Synchronous<'a>(&'a Cluster);
+
+impl Drop for Synchronous<'_> {
+    fn drop(&mut self) {
+        self.0.reload_with(&[]);
     }
 }
 
