@@ -137,6 +137,7 @@ begin
             delete from orbhook.deliveries d
             where d.id = delivery and d.period is not null
               and exists (select from orbhook.webhooks w where w.id = d.webhook_id)
+              and not orbhook._is_erased(d.event_id)
             returning d.*
         )
         insert into orbhook.deliveries_open (
@@ -151,4 +152,4 @@ begin
 end
 $$;
 comment on function @extschema@.orbhook_retry(uuid) is
-    'Sends a delivery again, now: a waiting one at once, a finished one once more with a fresh retry budget. It keeps its id and its attempts. False: no such delivery, or a request is under way.';
+    'Sends a delivery again, now: a waiting one at once, a finished one once more with a fresh retry budget. It keeps its id and its attempts. False: no such delivery, its event was erased, or a request is under way.';

@@ -164,6 +164,7 @@ begin
                or exists (select from orbhook.events e
                           where e.id = d.event_id and orbhook._matches(e.payload, v_replay.selection::jsonpath)))
           and exists (select from orbhook.webhooks w where w.id = v_replay.webhook_id)
+          and not orbhook._is_erased(d.event_id)
         returning d.*
     )
     insert into orbhook.deliveries_open (

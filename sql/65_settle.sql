@@ -311,9 +311,14 @@ declare
     v_late record;
 begin
     for v_late in
-        select a.*, d.status as delivery_status, d.webhook_id as delivery_webhook_id
+        select a.delivery, a.attempt, a.outcome, a.started_at, a.duration_ms, a.connect_ms, a.first_byte_ms, a.address, a.status,
+               a.error_class, d.status as delivery_status, d.webhook_id as delivery_webhook_id,
+               -- Of an event that was erased while its request was under way, no word of the answer is kept.
+               case when not x.erased then a.headers end as headers, case when not x.erased then a.body end as body,
+               a.body_cut and not x.erased as body_cut, case when x.erased then 'erased' else a.error end as error
         from unnest(p_late) a
         join orbhook.deliveries d on d.id = a.delivery
+        cross join lateral (select orbhook._is_erased(d.event_id) as erased) x
         where a.outcome not in ('released', 'parked') and a.attempt between 1 and d.attempts
     loop
         -- The next claim wrote this attempt down as unknown; now its outcome is known. A second report of one that is

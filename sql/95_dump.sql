@@ -18,6 +18,7 @@ select pg_catalog.pg_extension_config_dump('orbhook.deliveries_first', '');
 select pg_catalog.pg_extension_config_dump('orbhook.attempts_first', '');
 select pg_catalog.pg_extension_config_dump('orbhook.periods', 'where starts_on > ''1970-01-01''');
 select pg_catalog.pg_extension_config_dump('orbhook.replays', '');
+select pg_catalog.pg_extension_config_dump('orbhook.erased_events', '');
 select pg_catalog.pg_extension_config_dump('orbhook.watches', '');
 select pg_catalog.pg_extension_config_dump('orbhook.watch_timers', '');
 select pg_catalog.pg_extension_config_dump('orbhook.watch_losses', '');

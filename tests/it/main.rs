@@ -18,6 +18,7 @@ mod emit; // one key is one event, and a delivery for later waits
 mod emit_errors; // what orbhook_emit refuses
 mod emitters; // what an application's transaction may go through
 mod environment; // a copy of a database that sends stays silent
+mod erase;
 mod explain; // what is explained is what then happens
 mod failover; // another server takes over
 mod filter; // which events pass a filter
