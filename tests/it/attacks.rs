@@ -329,6 +329,8 @@ const CALLS: &[&str] = &[
     "public.orbhook_takeover('default', 'keep')",
     "public.orbhook_takeover('other', 'keep')",
     "public.orbhook_cancel('{delivery}')",
+    "public.orbhook_erase('1')",
+    "public.orbhook_erase('$.userId == 1'::pg_catalog.jsonpath)",
     "orbhook.deregister('00000000-0000-4000-8000-000000000001')",
     "public.orbhook_delete_webhook('{webhook}')",
 ];
