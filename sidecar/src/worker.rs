@@ -126,7 +126,7 @@ pub(crate) async fn work(
     let last_claim = timeout(LAST_WORDS, claims.finished_or_none()).await;
     let mut is_clean = last_claim.is_ok();
     if let Ok(Some(claimed)) = last_claim {
-        worker.take_in(claimed, Instant::now());
+        worker.take_in(claimed, true, Instant::now());
     }
     is_clean &= worker.finish_in_flight(grace_until).await;
     while let Ok(report) = reports.try_recv() {
@@ -175,6 +175,8 @@ struct Worker {
     takes_few: bool,
     /// A claim is under way.
     claiming: bool,
+    /// The process stood still meanwhile: what it brings may be somebody else's.
+    claim_is_doubtful: bool,
     /// When the loop last came around.
     turned_at: Instant,
     /// Poll by itself then: the wake connection has been silent.
@@ -223,6 +225,7 @@ impl Worker {
             room_at: None,
             takes_few: false,
             claiming: false,
+            claim_is_doubtful: false,
             turned_at: now,
             silent_at: now + config.poll + SILENCE_SLACK,
             last_found: now.checked_sub(LINGER).unwrap_or(now),
@@ -307,6 +310,7 @@ impl Worker {
     /// `None`: the claim did not happen; try again.
     fn on_claimed(&mut self, claimed: Option<Claimed>, now: Instant) {
         self.claiming = false;
+        let is_doubtful = std::mem::take(&mut self.claim_is_doubtful) || self.stood_still(now);
         let Some(claimed) = claimed else {
             self.wants_claim = true;
             return;
@@ -329,11 +333,11 @@ impl Worker {
         if *self.mode.borrow() != Mode::Awake {
             self.mode.send_replace(Mode::Awake);
         }
-        self.take_in(claimed, now);
+        self.take_in(claimed, is_doubtful, now);
     }
 
-    fn take_in(&mut self, claimed: Claimed, now: Instant) {
-        let is_current = self.sidecar == Some(claimed.sidecar) && !self.stood_still(now);
+    fn take_in(&mut self, claimed: Claimed, is_doubtful: bool, now: Instant) {
+        let is_current = self.sidecar == Some(claimed.sidecar) && !is_doubtful;
         for finished in claimed.unreadable {
             self.hold(finished.ticket.webhook);
             self.finish(finished);
@@ -359,6 +363,7 @@ impl Worker {
     fn dispatch(&mut self, now: Instant) {
         if self.stood_still(now) && !campaign::has(Bug::IgnoredLease) {
             self.release_waiting(now);
+            self.claim_is_doubtful = self.claiming;
         }
         self.turned_at = now;
         let mut due = Vec::new();

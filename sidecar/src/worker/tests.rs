@@ -327,6 +327,16 @@ async fn a_process_that_stood_still_gives_back_what_it_had_and_what_it_was_claim
     }
     assert_eq!((harness.worker.sends.len(), harness.worker.waiting()), (0, 0));
 
+    // The loop may turn before it sees what the claim has brought.
+    harness.worker.next_claim(Instant::now(), true).unwrap();
+    tokio::time::advance(600 * MS).await;
+    harness.worker.dispatch(Instant::now());
+    harness.worker.on_claimed(claimed(vec![delivery(4)]), Instant::now());
+    assert!(matches!(harness.results.try_recv().unwrap().outcome, Outcome::Released));
+    harness.worker.on_claimed(claimed(vec![delivery(5)]), Instant::now());
+    assert_eq!(harness.worker.waiting(), 1, "the next one is as good as any");
+    harness.worker.release_waiting(Instant::now());
+
     let dispatched = Instant::now();
     tokio::time::advance(600 * MS).await;
     let finished = deliver(harness.worker.http, Keys::new(KeyRing::default()), delivery(3), dispatched).await;
