@@ -108,6 +108,51 @@ async fn while_a_synchronous_standby_stands_still_nothing_is_sent() {
     assert_eq!(receiver.count(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_backup_sends_what_it_held_again_and_uses_no_id_for_another_event() {
+    let (primary, database, receiver) = with_receiver(&[]).await;
+    let emit = async |server: &Cluster, numbers: std::ops::Range<i64>| {
+        let session = server.connect(database.name()).await;
+        for number in numbers {
+            let emit = format!("select orbhook_emit('USER_ACTION', '{{\"n\": {number}}}')");
+            session.batch_execute(&emit).await.unwrap();
+        }
+    };
+    let numbers_by_id = || {
+        let mut numbers: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for request in receiver.so_far() {
+            let number = request.json()["data"]["n"].as_i64().unwrap();
+            numbers.entry(request.webhook_id().to_owned()).or_default().push(number);
+        }
+        numbers
+    };
+    emit(&primary, 0..10).await;
+    let backup = Cluster::back_up(&primary);
+    let sidecar = SidecarProcess::start(&database, &[]).await;
+    emit(&primary, 10..30).await;
+    receiver.requests(30).await;
+    sidecar.kill().await;
+    primary.kill_postmaster().await;
+
+    let restored = backup.restore();
+    let of_the_copy = Database::existing(&restored, database.name());
+    let _sidecar = SidecarProcess::start(&of_the_copy, &[]).await;
+    emit(&restored, 30..50).await;
+    receiver.requests(60).await;
+    wait_until("no delivery to be pending", DEADLINE, async || {
+        let pending = "select exists (select from orbhook.deliveries where status = 'pending')";
+        (!of_the_copy.one::<bool>(pending, &[]).await).then_some(())
+    })
+    .await;
+    let numbers = numbers_by_id();
+    assert_eq!(numbers.len(), 50, "an id for each event");
+    for sent in numbers.values() {
+        let held = sent[0] < 10;
+        assert_eq!(sent.len(), if held { 2 } else { 1 }, "event {}", sent[0]);
+        assert!(sent.iter().all(|number| *number == sent[0]), "one id, two events: {sent:?}");
+    }
+}
+
 async fn with_receiver(settings: &[(&str, &str)]) -> (std::sync::Arc<Cluster>, Database, Receiver) {
     let primary = Cluster::start(settings);
     let database = Database::on(&primary).await;

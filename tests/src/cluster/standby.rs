@@ -11,14 +11,24 @@ impl Cluster {
         let mut standby = Cluster::unmade();
         standby.password.clone_from(&primary.password);
         standby.copy(primary);
+        standby.signal_standby();
         standby.start_on_a_free_port_with(&standby_settings(primary));
         Arc::new(standby)
+    }
+
+    /// A base backup of `primary` as it is now, to be restored later.
+    pub fn back_up(primary: &Cluster) -> Backup {
+        let mut copy = Cluster::unmade();
+        copy.password.clone_from(&primary.password);
+        copy.copy(primary);
+        Backup(copy)
     }
 
     /// Throws this stopped server's data away and lets it follow `primary`, at its old place and port.
     pub async fn follow(&self, primary: &Cluster) {
         fs::remove_dir_all(self.data()).expect("the old data goes");
         self.copy(primary);
+        self.signal_standby();
         self.write_port_file(&standby_settings(primary));
         self.revive().await;
     }
@@ -92,9 +102,23 @@ impl Cluster {
         let source = format!("host={host} port={port} user=postgres");
         let arguments = ["--pgdata", &self.data(), "--dbname", &source, "--checkpoint=fast", "--no-sync"];
         self.must("pg_basebackup", &arguments);
+    }
+
+    fn signal_standby(&self) {
         let signal_file = self.directory.join("data/standby.signal");
         fs::File::create(&signal_file).expect("standby.signal");
         self.hand_over(&signal_file);
+    }
+}
+
+/// A base backup that no server runs on.
+pub struct Backup(Cluster);
+
+impl Backup {
+    /// Starts a server on it, with the primary's settings.
+    pub fn restore(mut self) -> Arc<Cluster> {
+        self.0.start_on_a_free_port_with("");
+        Arc::new(self.0)
     }
 }
 
