@@ -8,6 +8,8 @@ CARGO_PGRX_VERSION := $(shell sed -nE 's/^pgrx = "=([^"]+)"$$/\1/p' Cargo.toml)
 VERSION := $(shell sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "([^"]+)"$$/\1/p' Cargo.toml)
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
+DEBIAN_SUITE := $(shell . /etc/os-release 2>/dev/null && echo $$VERSION_CODENAME)
+DEBIAN := $(PREFIX)/debian-$(DEBIAN_SUITE)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # pgrx builds against the private PostgreSQL and keeps its files beside it, never in ~/.pgrx. Every cargo call that
@@ -27,7 +29,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql deb install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -59,10 +61,13 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(TARGET)/release/campaign --minutes 3 --seed 1
 
 # Built outside the namespace: there is no way out of it.
-test-root: extension ## tests that need root: what is dialled, watched in a network namespace of their own
-	$(BUILD_PROGRAMS)
+test-root: deb ## tests that need root: what is dialled, watched in a network namespace of their own; packages on a clean Debian
 	$(CARGO_TEST) --package orbhook-tests --test root --no-run
-	tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
+	tests/root/debian.sh make $(DEBIAN) $(DEBIAN_SUITE) postgresql-$(PG) adduser ca-certificates systemd procps
+	rm -rf $(DEBIAN)/root/this $(DEBIAN)/root/older
+	cp -r $(TARGET)/deb $(DEBIAN)/root/this
+	$(SETUP)/deb.sh $(PG) $(PREFIX) $(TARGET)/release/orbhook 0.0.1 $(DEBIAN)/root/older
+	ORBHOOK_DEBIAN=$(DEBIAN) tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
 
 FAULTS ?= 2
 model: ## every order of steps of the doorbell and of claim, lease, settle, with FAULTS=2 faults at any of them (make test: 1)
@@ -102,6 +107,11 @@ lint: prefix ## formatting, clippy with warnings as errors, dependencies (bans, 
 
 lint-sql: extension ## pgspot on the generated install script: nothing an attacker could put into the search path (needs python3 with pip)
 	$(SETUP)/pgspot.sh $(PREFIX)/usr/share/postgresql/$(PG)/extension/orbhook--$(VERSION).sql
+
+deb: extension ## Debian packages of the extension (for PG=15) and of the sidecar, into target/deb
+	cargo build --release --package orbhook-sidecar --package orbhook-tests --bins
+	rm -rf $(TARGET)/deb
+	$(SETUP)/deb.sh $(PG) $(PREFIX) $(TARGET)/release/orbhook $(VERSION) $(TARGET)/deb
 
 install: ## install into a real server: make install PG_CONFIG=/usr/bin/pg_config; also builds target/release/orbhook
 ifndef PG_CONFIG

@@ -186,10 +186,13 @@ create table orbhook.events (
                 constraint events_payload_is_object check (jsonb_typeof(payload) = 'object'),
     occurred_at timestamptz not null,
     created_at  timestamptz not null default clock_timestamp(),
-    skipped     jsonb,
-    primary key (id)
+    skipped     jsonb
 ) partition by range (id);
+-- Each partition has an index of its own. One that belongs to the parent would be made by restoring a dump as well, which
+-- brings the weekly partitions with theirs.
 create table orbhook.events_default partition of orbhook.events default;
+create unique index events_default_id on orbhook.events_default (id);
+alter table orbhook.events_default replica identity using index events_default_id;
 comment on table orbhook.events is
     'Every event of a committed transaction, also when nobody subscribes. Partitioned by id, that is by time.';
 comment on column orbhook.events.id is 'UUIDv7, what orbhook_emit returns.';
@@ -207,6 +210,7 @@ create table orbhook.event_keys (
     event_id   uuid not null,
     created_at timestamptz not null default clock_timestamp()
 );
+create index event_keys_created_at on orbhook.event_keys using brin (created_at) with (autosummarize = on);
 comment on table orbhook.event_keys is 'Idempotency keys of orbhook_emit: the same key again returns the same event.';
 comment on column orbhook.event_keys.key is 'The key, 1 to 255 bytes.';
 comment on column orbhook.event_keys.event_id is 'The event it stands for.';

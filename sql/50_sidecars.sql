@@ -51,18 +51,17 @@ end
 $$;
 comment on function orbhook.deregister(uuid) is 'A sidecar says it stops.';
 
-create function orbhook._open_period() returns void
+create function orbhook._open_period(p_monday date default date_trunc('week', clock_timestamp())::date) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_monday  date := date_trunc('week', clock_timestamp())::date;
-    v_suffix  text := to_char(v_monday, 'YYYY_MM_DD');
+    v_suffix text := to_char(p_monday, 'YYYY_MM_DD');
 begin
-    if exists (select from orbhook.periods p where p.starts_on = v_monday) then
+    if exists (select from orbhook.periods p where p.starts_on = p_monday) then
         return;
     end if;
     -- Two sidecars on a Monday morning: the second waits here and then finds the row.
-    insert into orbhook.periods (starts_on) values (v_monday) on conflict do nothing;
+    insert into orbhook.periods (starts_on) values (p_monday) on conflict do nothing;
     if not found then
         return;
     end if;
@@ -78,15 +77,15 @@ begin
     execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
     execute format('create index on orbhook.deliveries_%s using brin (finished_at) with (autosummarize = on)', v_suffix);
     execute format('create index on orbhook.deliveries_%s (finished_at) where status = ''failed''', v_suffix);
-    execute format('alter table orbhook.deliveries attach partition orbhook.deliveries_%s for values in (%L)', v_suffix, v_monday);
+    execute format('alter table orbhook.deliveries attach partition orbhook.deliveries_%s for values in (%L)', v_suffix, p_monday);
     execute format('create table orbhook.attempts_%s (like orbhook.attempts including defaults including constraints including comments)', v_suffix);
     execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
     execute format('create index on orbhook.attempts_%s using brin (started_at) with (autosummarize = on)', v_suffix);
-    execute format('alter table orbhook.attempts attach partition orbhook.attempts_%s for values in (%L)', v_suffix, v_monday);
+    execute format('alter table orbhook.attempts attach partition orbhook.attempts_%s for values in (%L)', v_suffix, p_monday);
 end
 $$;
-comment on function orbhook._open_period() is
-    'Makes this week''s history partitions if they are missing. Until somebody does, results go to the latest that exists.';
+comment on function orbhook._open_period(date) is
+    'Makes a week''s history partitions if they are missing. Until somebody does, results go to the latest that exists.';
 
 create function orbhook._period() returns date
 language sql stable set search_path = pg_catalog, pg_temp

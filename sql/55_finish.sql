@@ -133,6 +133,13 @@ begin
     set due_at = v_now, first_due_at = null, failures = 0
     where d.id = delivery and (d.lease_until is null or d.lease_until <= v_now);
     if not found then
+        -- Locked, so that its event does not go meanwhile for its age.
+        perform from orbhook.events e
+        where e.id = (select d.event_id from orbhook.deliveries d where d.id = delivery and d.period is not null)
+        for key share;
+        if not found then
+            return false;
+        end if;
         with gone as (
             delete from orbhook.deliveries d
             where d.id = delivery and d.period is not null
@@ -152,4 +159,4 @@ begin
 end
 $$;
 comment on function @extschema@.orbhook_retry(uuid) is
-    'Sends a delivery again, now: a waiting one at once, a finished one once more with a fresh retry budget. It keeps its id and its attempts. False: no such delivery, its event was erased, or a request is under way.';
+    'Sends a delivery again, now: a waiting one at once, a finished one once more with a fresh retry budget. It keeps its id and its attempts. False: no such delivery, its event was erased or is no longer kept, or a request is under way.';

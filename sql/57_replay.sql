@@ -103,7 +103,7 @@ begin
 end
 $$;
 comment on function @extschema@.orbhook_replay(uuid, timestamptz, timestamptz, text) is
-'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts.
+'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts; those whose event is no longer kept (orbhook.retention) are passed over.
 Errors: 22023 (no such webhook, span, jsonpath).';
 
 create function orbhook._matches(p_payload jsonb, p_filter jsonpath) returns boolean
@@ -154,6 +154,13 @@ begin
           order by d.id
           limit 20000) s;
 
+    -- Those that are old enough to go are locked, so that they do not go meanwhile.
+    perform from orbhook.events e
+    where e.id < orbhook._first_id_at(v_now - make_interval(days => (select t.delivered_days from orbhook.retention t)))
+      and e.id = any (array(select d.event_id from orbhook.deliveries d
+                            where d.id = any (v_ids) and d.period is not null and d.webhook_id = v_replay.webhook_id))
+    for key share;
+
     with gone as (
         delete from orbhook.deliveries d
         where d.id = any (v_ids) and d.period is not null
@@ -165,6 +172,7 @@ begin
                           where e.id = d.event_id and orbhook._matches(e.payload, v_replay.selection::jsonpath)))
           and exists (select from orbhook.webhooks w where w.id = v_replay.webhook_id)
           and not orbhook._is_erased(d.event_id)
+          and exists (select from orbhook.events e where e.id = d.event_id)
         returning d.*
     )
     insert into orbhook.deliveries_open (

@@ -143,8 +143,8 @@ create function orbhook.tend() returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return orbhook._total_attempts();
+    return orbhook._open_event_weeks() or orbhook._total_attempts() or orbhook._retain();
 end
 $$;
 comment on function orbhook.tend() is
-    'Upkeep in small steps, called by every sidecar every few seconds: counts attempts for webhook_health. True: there is more to do, call again.';
+    'Upkeep in small steps, called by every sidecar every few seconds: counts attempts for webhook_health, makes next weeks'' partitions, removes what is too old (orbhook.retention). True: there is more to do, call again.';

@@ -59,7 +59,7 @@ begin
            e.id, null::uuid, a.id, e.created_at
     from orbhook.events e
     join asked a on a.event_type = e.event_type and a.settled_at < e.created_at
-    where e.id >= v_first and e.created_at >= v_since
+    where e.id >= v_first and e.created_at >= greatest(v_since, orbhook._kept_since('deliveries'))
       -- A delivery's id is made after its event's.
       and not exists (select from orbhook.deliveries d
                       where d.event_id = e.id and d.webhook_id = a.id and d.id >= v_first)
@@ -141,7 +141,7 @@ begin
     cross join lateral (
         select exists (select from orbhook.attempts a
                        where a.delivery_id = d.id and a.address = 'simulated' and a.error_class is null) as simulated) s
-    where d.finished_at >= v_since and d.status = 'delivered'
+    where d.finished_at >= greatest(v_since, orbhook._kept_since('attempts') + interval '1 hour') and d.status = 'delivered'
       -- Its last attempt began minutes before at most; a period that is no longer kept proves nothing.
       and not exists (select from orbhook.attempts a
                       where a.delivery_id = d.id and a.error_class is null and a.address is distinct from 'simulated'

@@ -72,7 +72,7 @@ begin
     if p_kind in ('reader', 'reader_payload', 'admin') then
         execute format('grant select on orbhook.event_types, orbhook.webhooks, orbhook.webhook_configs, orbhook.webhook_state, orbhook.keys, orbhook.sealing_keys, orbhook.environment, '
                        'orbhook.delivery_log, orbhook.backlog, orbhook.webhook_health, orbhook.dead_letters, orbhook.sidecars, '
-                       'orbhook.deliveries, orbhook.attempt_minutes, orbhook.attempt_hours, orbhook.totals_until, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress, orbhook.erased_events to %s', p_role);
+                       'orbhook.deliveries, orbhook.attempt_minutes, orbhook.attempt_hours, orbhook.totals_until, orbhook.instances, orbhook.watches, orbhook.watch_timers, orbhook.watch_losses, orbhook.replays, orbhook.replay_progress, orbhook.erased_events, orbhook.retention, orbhook.thinned to %s', p_role);
         execute format('grant select (id, event_type, occurred_at, created_at, skipped) on orbhook.events to %s', p_role);
         execute format('grant select (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, connect_ms, first_byte_ms, '
                        'address, status_code, error_class, error, body_cut, late, period) on orbhook.attempts to %s', p_role);
@@ -82,6 +82,7 @@ begin
     end if;
     if p_kind = 'admin' then
         execute format('grant insert, update, delete on orbhook.event_types to %s', p_role);
+        execute format('grant update (delivered_days, failed_days, line_days, key_days) on orbhook.retention to %s', p_role);
         execute format('grant update (name, active, paused, subscribed_events, filter, max_retries, retry_delay, '
                        'rate_limit_per_second, timeout_seconds, max_in_flight, max_age_seconds) on orbhook.webhooks to %s', p_role);
     end if;

@@ -37,7 +37,8 @@ SELECT (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'or
        pg_catalog.current_setting('fsync'),
        pg_catalog.current_setting('full_page_writes'),
        pg_catalog.current_setting('server_version'),
-       extract(epoch FROM pg_catalog.clock_timestamp())::pg_catalog.float8";
+       extract(epoch FROM pg_catalog.clock_timestamp())::pg_catalog.float8,
+       (SELECT a.default_version FROM pg_catalog.pg_available_extensions() a WHERE a.name = 'orbhook')";
 
 const PRIVILEGES: &str = "\
 SELECT p.proname::pg_catalog.text,
@@ -75,7 +76,10 @@ pub async fn check(check: &CheckConfig) -> Result<Vec<String>, Error> {
 #[derive(Debug)]
 pub(crate) struct Findings {
     database: String,
+    /// Version of the schema in the database.
     extension: String,
+    /// Version of the files on the server; `None`: they are gone.
+    files: Option<String>,
     server_version: String,
     is_durable: bool,
     /// This machine's clock minus the database's.
@@ -124,6 +128,13 @@ impl Findings {
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.files.as_ref() != Some(&self.extension) {
+            let files = self.files.as_deref().unwrap_or("no version");
+            warnings.push(format!(
+                "the server has the files of orbhook {files}, this database has orbhook {}: run ALTER EXTENSION orbhook UPDATE, or install the files of that version or a later one",
+                self.extension
+            ));
+        }
         if !self.is_durable {
             warnings.push(
                 "fsync or full_page_writes is off: a crash of the server can lose events and corrupt the database".to_owned(),
@@ -181,6 +192,7 @@ pub(crate) async fn examine_version(db: &Db) -> Result<Findings, DatabaseError> 
     Ok(Findings {
         database,
         extension,
+        files: row.try_get(6).map_err(read)?,
         server_version: row.try_get(4).map_err(read)?,
         is_durable: settings.iter().all(|setting| setting == "on"),
         clock_skew_seconds: now - row.try_get::<_, f64>(5).map_err(read)?,
@@ -249,6 +261,7 @@ mod tests {
         let mut findings = Findings {
             database: "shop".to_owned(),
             extension: "0.1.0".to_owned(),
+            files: Some("0.1.0".to_owned()),
             server_version: "15.15".to_owned(),
             is_durable: true,
             clock_skew_seconds: -29.0,
@@ -258,5 +271,7 @@ mod tests {
         findings.clock_skew_seconds = -31.0;
         findings.is_durable = false;
         assert_eq!(findings.warnings().len(), 2);
+        findings.files = Some("0.2.0".to_owned());
+        assert!(findings.warnings()[0].contains("ALTER EXTENSION"));
     }
 }

@@ -48,6 +48,7 @@ mod seal;
 mod send;
 mod settle;
 mod sign;
+mod supervisor;
 mod tls;
 mod top;
 mod upkeep;
@@ -100,7 +101,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let _listener = match &config.admin {
         Some(admin) => {
             let exposition = Exposition::new(&metrics, Arc::clone(&upkeep));
-            Some(admin::listen(admin, connector.clone(), exposition, is_ready).await?)
+            Some(admin::listen(admin, connector.clone(), exposition, is_ready.clone()).await?)
         }
         None => {
             tracing::info!(
@@ -109,8 +110,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             None
         }
     };
+    let shutdown = async {
+        shutdown.await;
+        supervisor::stopping();
+    };
     tokio::select! {
         ended = worker::work(&config, http, connector, metrics, ready, shutdown) => ended,
         never = upkeep.tend() => match never {},
+        never = supervisor::report(is_ready) => match never {},
     }
 }

@@ -43,8 +43,9 @@ fn start_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 async fn execute(command: Command) -> Result<(), Error> {
     match command {
         Command::Run(arguments) => {
+            let stop = stop_signal();
             start_log(&arguments.log)?;
-            run(Config::from_arguments(*arguments)?, stop_signal()).await
+            run(Config::from_arguments(*arguments)?, stop).await
         }
         Command::Check(arguments) => {
             start_log(&arguments.log)?;
@@ -69,25 +70,26 @@ async fn execute(command: Command) -> Result<(), Error> {
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT. The second ends the process.
-async fn stop_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot watch for signals; SIGTERM will end the process at once");
-        return std::future::pending().await;
-    };
-    let mut next = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    next().await;
-    tokio::spawn(async move {
+/// Ready at the first SIGTERM or SIGINT, counted from the call on. The second ends the process.
+fn stop_signal() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            tracing::error!("cannot watch for signals; SIGTERM will end the process at once");
+            return std::future::pending().await;
+        };
+        let mut next = async move || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
         next().await;
-        exit(EXIT_SECOND_SIGNAL);
-    });
+        tokio::spawn(async move {
+            next().await;
+            exit(EXIT_SECOND_SIGNAL);
+        });
+    }
 }
 
 fn say(lines: &[String]) {

@@ -18,6 +18,7 @@ mod latency;
 mod pgbench;
 mod policy;
 mod pump;
+mod retain;
 mod server;
 mod sink;
 mod views;
@@ -62,6 +63,8 @@ const SECTIONS: &[Section] = &[
         always: false,
         measure: || Box::pin(policy::neighbours_and_replay()),
     },
+    Section { name: "retain-purge", always: false, measure: || Box::pin(retain::purge()) },
+    Section { name: "retain-year", always: false, measure: || Box::pin(retain::year()) },
     Section { name: "views", always: false, measure: || Box::pin(views::measure()) },
 ];
 

@@ -141,26 +141,8 @@ async fn fill(database: &Database, session: &Session) {
 const PERIODS: &str = "
     set timezone = 'UTC';
     set synchronous_commit = off;
-    select orbhook._open_period();
-    do $$
-    declare
-        v_monday date;
-        v_suffix text;
-    begin
-        for v_monday in select date_trunc('week', now())::date - 7 * n from generate_series(1, 2) as n loop
-            v_suffix := to_char(v_monday, 'YYYY_MM_DD');
-            insert into orbhook.periods values (v_monday);
-            execute format('create table orbhook.deliveries_%s partition of orbhook.deliveries for values in (%L)', v_suffix, v_monday);
-            execute format('create table orbhook.attempts_%s partition of orbhook.attempts for values in (%L)', v_suffix, v_monday);
-            execute format('create unique index on orbhook.deliveries_%s (id)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s using brin (finished_at)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s (finished_at) where status = ''failed''', v_suffix);
-            execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
-            execute format('create index on orbhook.attempts_%s using brin (started_at)', v_suffix);
-        end loop;
-    end
-    $$;
+    select orbhook._open_period(date_trunc('week', now())::date - 7 * n),
+           orbhook._open_event_week(date_trunc('week', now())::date - 7 * n) from generate_series(0, 2) as n, generate_series(1, 2);
     create temporary table hooks as select id, row_number() over (order by id) - 1 as place from orbhook.webhooks;
     create temporary table began as select now() - interval '10 days' as at;
     create temporary table history (n bigint, at timestamptz, event_id uuid, id uuid, webhook_id uuid)";

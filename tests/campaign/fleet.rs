@@ -18,6 +18,7 @@ use crate::stage::{Stage, send_signal};
 
 /// How long the last ones may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
+const HEARS_LOOK: Duration = Duration::from_millis(5);
 /// Between an end and the next start, at most.
 const REPLACE_MS_MAX: u64 = 400;
 
@@ -182,6 +183,10 @@ impl Fleet {
             let pid = child.id().expect("it was not waited for");
             self.stage.primary().end_with_us(pid);
             self.started.fetch_add(1, Ordering::Relaxed);
+            // Asked to stop before its first line ran, it would end by the signal: on a busy machine that takes a while.
+            while !hears_sigterm(pid) {
+                pause(HEARS_LOOK).await;
+            }
             let running = Running { pid, name: name.clone(), stops };
             self.slots[slot].is_leaving.store(false, Ordering::Relaxed);
             *self.slots[slot].running.lock().expect("nobody panics with it") = Some(running);
@@ -277,4 +282,14 @@ fn memory_bytes(pid: u32) -> Option<u64> {
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+}
+
+/// Whether it has a handler for SIGTERM, or needs none any more.
+fn hears_sigterm(pid: u32) -> bool {
+    const TERM: u32 = 15;
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let caught = u64::from_str_radix(field("SigCgt:"), 16).unwrap_or_default();
+    caught & (1 << (TERM - 1)) != 0 || field("State:").starts_with('Z')
 }

@@ -31,6 +31,8 @@ const TRAVELS: &[(&str, &str)] = &[
     ("deliveries", "select tableoid::regclass || d::text from orbhook.deliveries d"),
     ("attempts", "select tableoid::regclass || a::text from orbhook.attempts a"),
     ("periods", "select p::text from orbhook.periods p"),
+    ("retention", "select r::text from orbhook.retention r"),
+    ("what is gone", "select t::text from orbhook.thinned t"),
     ("replays", "select r::text from orbhook.replays r"),
     ("watches", "select target || source || mapping || resolved || coalesce(broken::text, '') from orbhook.watches"),
     ("timers", "select t::text from orbhook.watch_timers t"),
@@ -210,10 +212,12 @@ async fn lived_in(receiver: &Receiver, key: &KeyFile) -> Database {
         })
         .await;
     }
-    // Written by hand: a loss, and the end of a subscription still to come.
+    // Written by hand: settings, a loss, and the end of a subscription still to come.
     database
         .execute(
-            "insert into orbhook.watch_losses (target, lost, reason) values ('app.users', 1, 'shown');
+            "update orbhook.retention set failed_days = 120;
+             insert into orbhook.thinned values ('events_2020_01_06', 'nothing', '2020-01-13 00:00:00+00');
+             insert into orbhook.watch_losses (target, lost, reason) values ('app.users', 1, 'shown');
              insert into orbhook.watch_timers (target, row_key, event_type, at)
              values ('app.users', '[\"1\"]', 'SUBSCRIPTION_EXPIRED', '2100-01-01')",
         )

@@ -46,6 +46,7 @@ mod recovery; // a receiver that was gone is not run over when it comes back
 mod replay; // sending a span of time again
 mod replay_steps; // a long span is sent again in bounded steps
 mod resends; // an attempt is one request on the wire
+mod retain; // what is old goes
 mod roles; // who may do what
 mod seal; // secrets at rest: who can open them, and what happens without the key
 mod settle; // what follows from an answer
@@ -55,6 +56,7 @@ mod tls; // whom it trusts, and what it says of those it does not
 mod tls_servers; // TLS as OpenSSL's server speaks it
 mod top; // `orbhook top`, in a pipe
 mod totals; // attempts counted by the minute and the hour
+mod upgrade; // a released version becomes this one
 mod views; // what a person asks, answered with one select
 mod watch; // what orbhook_watch says, takes and refuses, and whose rights count
 mod watch_events; // every event type, from plain SQL

@@ -304,25 +304,7 @@ const COLUMNS: &str = "
 /// 120,000 deliveries finished 13 to 2 weeks ago, in a partition for each week as `_open_period` makes them; one in a
 /// thousand has failed.
 const HISTORY: &str = "
-    do $$
-    declare
-        v_monday date;
-        v_suffix text;
-    begin
-        for v_monday in select date_trunc('week', now())::date - 7 * n from generate_series(2, 13) as n loop
-            v_suffix := to_char(v_monday, 'YYYY_MM_DD');
-            insert into orbhook.periods values (v_monday);
-            execute format('create table orbhook.deliveries_%s partition of orbhook.deliveries for values in (%L)', v_suffix, v_monday);
-            execute format('create table orbhook.attempts_%s partition of orbhook.attempts for values in (%L)', v_suffix, v_monday);
-            execute format('create unique index on orbhook.deliveries_%s (id)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s (event_id)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s using brin (finished_at)', v_suffix);
-            execute format('create index on orbhook.deliveries_%s (finished_at) where status = ''failed''', v_suffix);
-            execute format('create unique index on orbhook.attempts_%s (delivery_id, number)', v_suffix);
-            execute format('create index on orbhook.attempts_%s using brin (started_at)', v_suffix);
-        end loop;
-    end
-    $$;
+    select orbhook._open_period(date_trunc('week', now())::date - 7 * n) from generate_series(2, 13) as n;
     create temporary table history as
     select gen_random_uuid() as id, gen_random_uuid() as event_id, (select id from orbhook.webhooks) as webhook_id,
            case when n % 1000 = 0 then 'failed' else 'delivered' end as status,

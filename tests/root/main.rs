@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a value that is missing is a failed test, in a test's helper too")]
 
 mod disk; // what a full disk costs
+mod packages; // installed, upgraded, removed
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -13,8 +13,11 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::wait::{DEADLINE, wait_until};
 
+mod clock;
 mod disk;
 mod standby;
+
+pub use clock::Clock;
 
 /// The database that every test's database is copied from. It has the extension.
 pub const TEMPLATE: &str = "orbhook_template";
@@ -46,6 +49,8 @@ pub struct Cluster {
     bin: PathBuf,
     owner: Option<Owner>,
     port: u16,
+    /// For the server's programs, beside the usual.
+    environment: Vec<(&'static str, String)>,
     password: String,
     /// How often it was stopped or crashed: sessions of an earlier life are dead, even if they have yet to notice.
     lives: AtomicU32,
@@ -97,6 +102,7 @@ impl Cluster {
             guard: Mutex::new(spawn_guard(&directory, Stdio::piped())),
             password: format!("{:032x}", rand::random::<u128>()),
             port: 0,
+            environment: Vec::new(),
             lives: AtomicU32::new(1),
             owner,
             directory,
@@ -205,6 +211,7 @@ impl Cluster {
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("LC_ALL", "C.UTF-8"), ("TZ", "UTC"), ("PGUSER", "postgres")])
             .env("PGHOST", &self.directory)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)
             .stdin(Stdio::null());
         // Before it has a port, the cluster is being made, and initdb takes 0 amiss.

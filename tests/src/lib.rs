@@ -36,7 +36,7 @@ mod wait;
 mod window;
 
 pub use canary::Canaries;
-pub use cluster::{Cluster, ShutdownMode, TEMPLATE};
+pub use cluster::{Clock, Cluster, ShutdownMode, TEMPLATE};
 pub use database::{Database, Refusal, Session, generic};
 pub use hostile::{Hostile, Misbehaviour};
 pub use http::{Incoming, Request, read_request};
