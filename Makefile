@@ -64,9 +64,10 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 test-root: deb ## tests that need root: what is dialled, watched in a network namespace of their own; packages on a clean Debian
 	$(CARGO_TEST) --package orbhook-tests --test root --no-run
 	tests/root/debian.sh make $(DEBIAN) $(DEBIAN_SUITE) postgresql-$(PG) adduser ca-certificates systemd procps
-	rm -rf $(DEBIAN)/root/this $(DEBIAN)/root/older
-	cp -r $(TARGET)/deb $(DEBIAN)/root/this
-	$(SETUP)/deb.sh $(PG) $(PREFIX) $(TARGET)/release/orbhook 0.0.1 $(DEBIAN)/root/older
+	rm -rf $(DEBIAN)/packages
+	mkdir $(DEBIAN)/packages
+	cp -r $(TARGET)/deb $(DEBIAN)/packages/this
+	$(SETUP)/deb.sh $(PG) $(PREFIX) $(TARGET)/release/orbhook 0.0.1 $(DEBIAN)/packages/older
 	ORBHOOK_DEBIAN=$(DEBIAN) tests/root/namespace.sh $(CARGO_TEST) --offline --package orbhook-tests --test root
 
 FAULTS ?= 2

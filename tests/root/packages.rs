@@ -20,7 +20,7 @@ const EXPOSURE_MAX: &str = "20";
 #[tokio::test(flavor = "multi_thread")]
 async fn the_packages_are_installed_upgraded_and_removed_and_deliver_sealed_and_signed() {
     let debian = Debian::clean();
-    debian.must("dpkg --install /root/older/*.deb");
+    debian.must("dpkg --install /packages/older/*.deb");
     let key = debian.path("etc/orbhook/key");
     let (owner, mode) = (fs::metadata(&key).unwrap().uid(), fs::metadata(&key).unwrap().permissions().mode());
     assert_eq!((owner.to_string(), mode & 0o777), (debian.must("id -u orbhook"), 0o600));
@@ -54,7 +54,7 @@ async fn the_packages_are_installed_upgraded_and_removed_and_deliver_sealed_and_
     debian.sql("select orbhook_emit('USER_ACTION', '{\"n\": 1}')");
     verify_signature(SIGNING, &receiver.requests(1).await[0]).unwrap();
 
-    debian.must("dpkg --install --force-confdef --force-confold /root/this/*.deb");
+    debian.must("dpkg --install --force-confdef --force-confold /packages/this/*.deb");
     debian.must("pkill --signal TERM --uid orbhook --exact orbhook");
     heard(&systemd, "STOPPING=1").await;
     assert!(sidecar.wait().unwrap().success());
