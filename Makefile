@@ -19,8 +19,15 @@ export PG
 export PGRX_HOME := $(PREFIX)/pgrx-$(PG)
 export PGRX_PG_CONFIG_PATH := $(PREFIX_PG_CONFIG)
 
+# PostgreSQL 15 is Debian 12's. A major that this machine has not got is tried in a Debian that has it: the extension is
+# built there, the programs here, and whatever needs a server runs there.
+ifeq ($(or $(filter 15,$(PG)),$(wildcard /usr/lib/postgresql/$(PG))),)
+ELSEWHERE := $(abspath $(SETUP))/elsewhere.sh $(PG)
+RUNNER := --config "target.'cfg(unix)'.runner='$(ELSEWHERE)'"
+endif
+
 # Tests and demo use the release profile: one build serves both, and the SQL calls run as fast as they will.
-CARGO_TEST := cargo test --release
+CARGO_TEST := cargo test --release $(RUNNER)
 CAMPAIGN := --package orbhook-sidecar --package orbhook-tests --features orbhook-sidecar/campaign,orbhook-tests/campaign \
     --bin orbhook-campaign --bin campaign
 BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbhook-tests --bins
@@ -29,7 +36,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql deb install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-extension test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql deb install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -50,15 +57,15 @@ else
 	$(TARGET)/release/demo --stay
 endif
 
-test: extension ## all tests: each crate's own, then extension, sidecar and receiver together
+test: extension ## all tests: each crate's own, then extension, sidecar and receiver together (PG=17 or 18: as root)
 	$(BUILD_PROGRAMS)
 	$(CARGO_TEST) --package orbhook-providers
 	$(CARGO_TEST) --package orbhook-address --package orbhook-seal
 	$(CARGO_TEST) --package orbhook-model -- --show-output
-	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
+	$(MAKE) --no-print-directory test-extension
 	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
 	cargo build --release $(CAMPAIGN)
-	$(TARGET)/release/campaign --minutes 3 --seed 1
+	$(ELSEWHERE) $(TARGET)/release/campaign --minutes 3 --seed 1
 
 # Built outside the namespace: there is no way out of it.
 test-root: deb ## tests that need root: what is dialled, watched in a network namespace of their own; packages on a clean Debian
@@ -124,8 +131,16 @@ else
 	@echo "Installed. In each database: CREATE EXTENSION orbhook; then beside the server: $(TARGET)/release/orbhook run"
 endif
 
+ifdef ELSEWHERE
+extension test-extension:
+	$(ELSEWHERE) make --no-print-directory $@
+else
 extension: prefix ## build the extension (release) and install it into the private PostgreSQL
 	$(call install_extension,$(PREFIX_PG_CONFIG))
+
+test-extension: prefix ## the extension's own tests, those of a part without a server
+	$(CARGO_TEST) --package orbhook --no-default-features --features pg$(PG)
+endif
 
 env: ## print what cargo needs to build the extension by hand: eval "$(make env)"
 	@echo 'export ORBHOOK_PREFIX=$(PREFIX) PG=$(PG) PGRX_HOME=$(PGRX_HOME) PGRX_PG_CONFIG_PATH=$(PGRX_PG_CONFIG_PATH)'

@@ -66,12 +66,10 @@ comment on function orbhook._open_period(date) is
 --
 -- What must stay true
 --   * a pending delivery keeps its event and its attempts, however old they are;
---   * no emitter waits: an old partition is locked alone, and nobody emits into it. What concerns a parent (dropping) or the
---     default partition (attaching) is done only if the lock is free at that moment, and committed at once. The first weeks
---     are there before anybody emits (95_dump), so nobody emits into the default partition while a sidecar runs;
+--   * no emitter waits: an old partition is locked alone, and nobody emits into it. A parent is locked, for dropping, only if
+--     it is free at that moment, and that is committed at once;
 --   * whoever retries or replays locks the event (for key share), and a step locks what it is about to remove: one of them is
---     first, and the other sees what it did. A truncation locks the partition, which nobody then can read;
---   * a partition that somebody else made is left alone: ours are recognised by name and bounds.
+--     first, and the other sees what it did. A truncation locks the partition, which nobody then can read.
 --
 -- Lock order: orbhook.retention, the parent, the partition, events.
 

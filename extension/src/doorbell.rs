@@ -18,7 +18,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use pgrx::prelude::*;
 use pgrx::{direct_function_call, pg_sys};
 
-use crate::settings;
+use crate::{majors, settings};
 
 /// First key of the lock K; the second is 0. `sql/50_sidecars.sql` names the same numbers.
 const DOORBELL_CLASS: u32 = 1_869_767_272;
@@ -107,23 +107,10 @@ fn somebody_is_awake() -> bool {
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
     };
-    // Not session-level: the lock ends with the transaction, after its commit is visible to others.
-    // dontWait: an emitter never waits for a sidecar. reportMemoryError off: a full lock table is no reason to fail a
-    // commit; it then rings, which costs one NOTIFY.
-    // SAFETY: the tag is valid and lives through the call; called in a transaction.
-    let result = unsafe {
-        pg_sys::LockAcquireExtended(
-            &lock,
-            pg_sys::ShareLock as pg_sys::LOCKMODE,
-            false,
-            true,
-            false,
-            std::ptr::null_mut(),
-            #[cfg(feature = "pg18")]
-            false,
-        )
-    };
-    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    // The lock ends with the transaction, after its commit is visible to others. An emitter never waits for a sidecar, and
+    // a full lock table is no reason to fail a commit: it then rings, which costs one NOTIFY.
+    // SAFETY: called in a transaction.
+    unsafe { majors::lock_at_once(&lock, pg_sys::ShareLock as pg_sys::LOCKMODE) }
 }
 
 fn notification_queue_usage() -> f64 {

@@ -8,6 +8,7 @@
 //! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
 //! * `watch`: triggers that emit for application tables;
 //! * `seal`: secrets sealed on their way in; where this database is;
+//! * `majors`: where the majors of PostgreSQL differ;
 //! * `identity`: ids and signing secrets; `signature`: verification in SQL; `settings`: the server settings; `fault`: errors and their SQLSTATE.
 //!
 //! A panic is turned into an ERROR by pgrx, but an abort or a stack overflow would restart the whole server: nothing
@@ -23,6 +24,7 @@ mod identity;
 mod json;
 mod judge;
 mod ledger;
+mod majors;
 mod payload;
 mod render;
 mod schema;

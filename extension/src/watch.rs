@@ -172,10 +172,12 @@ impl Table {
         const TABLE: &str = "\
             select c.relkind::text, c.relpersistence::text, c.relispartition, n.nspname::text \
             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
+        // A virtual generated column (PostgreSQL 18) is computed when it is read: a changed row does not hold it.
         const COLUMNS: &str = "\
             select a.attname::text, has_column_privilege(c.relowner, a.attrelid, a.attnum, 'select') \
             from pg_attribute a join pg_class c on c.oid = a.attrelid \
-            where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum";
+            where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v' \
+            order by a.attnum";
         const KEY: &str = "\
             select a.attname::text from pg_index i \
             cross join lateral unnest(i.indkey) with ordinality as k (attnum, place) \

@@ -233,7 +233,7 @@ fn other(
         where c.oid = $1 and c.relkind in ('r', 'p')";
     const COLUMNS: &str = "\
         select a.attname::text, has_column_privilege($2, a.attrelid, a.attnum, 'select') \
-        from pg_attribute a where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped";
+        from pg_attribute a where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped and a.attgenerated <> 'v'";
     let Some(source) = source::find(source) else { return Ok(None) };
     Spi::connect(|client| {
         let rows = client.select(DESCRIBED, Some(1), &[oid(relation)])?;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use pgrx::{AnyNumeric, Spi, pg_guard, pg_sys};
 
 use crate::fault::Fault;
+use crate::majors;
 use crate::statement::{oid, run};
 use crate::watch::body::{self, Member};
 use crate::watch::column::Column;
@@ -132,10 +133,7 @@ pub(crate) fn extension_owner() -> Result<pg_sys::Oid, Fault> {
 /// `shape` must be valid.
 pub(crate) unsafe fn columns(shape: pg_sys::TupleDesc) -> HashMap<String, Column> {
     // SAFETY: by this function's contract.
-    let attributes = unsafe {
-        let count = usize::try_from((*shape).natts).unwrap_or_default();
-        (*shape).attrs.as_slice(count)
-    };
+    let attributes = unsafe { majors::attributes(shape) };
     attributes
         .iter()
         .enumerate()
