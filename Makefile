@@ -36,7 +36,7 @@ BUILD_PROGRAMS := cargo build --release --package orbhook-sidecar --package orbh
 install_extension = pgrx=$$($(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION)) && $(SETUP)/extension.sh $1 "$$pgrx"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-extension test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql deb install extension env packages prefix clean-prefix
+.PHONY: help demo run test test-extension test-suite test-root model fuzz hostile-sql bench campaign campaign-planted check-providers lint lint-sql deb install extension env packages prefix clean-prefix
 
 help: ## this list
 	@echo "usage: make TARGET [PG=$(PG)]"
@@ -63,9 +63,13 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(CARGO_TEST) --package orbhook-address --package orbhook-seal
 	$(CARGO_TEST) --package orbhook-model -- --show-output
 	$(MAKE) --no-print-directory test-extension
-	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
+	$(MAKE) --no-print-directory test-suite
 	cargo build --release $(CAMPAIGN)
 	$(ELSEWHERE) $(TARGET)/release/campaign --minutes 3 --seed 1
+
+test-suite: extension ## those of them that are about extension, sidecar and receiver together
+	$(BUILD_PROGRAMS)
+	$(CARGO_TEST) --package orbhook-sidecar --package orbhook-tests
 
 # Built outside the namespace: there is no way out of it.
 test-root: deb ## tests that need root: what is dialled, watched in a network namespace of their own; packages on a clean Debian
@@ -133,6 +137,8 @@ endif
 
 ifdef ELSEWHERE
 extension test-extension:
+	@$(SETUP)/cargo_tool.sh cargo-pgrx $(CARGO_PGRX_VERSION) >/dev/null
+	cargo fetch --locked
 	$(ELSEWHERE) make --no-print-directory $@
 else
 extension: prefix ## build the extension (release) and install it into the private PostgreSQL

@@ -123,9 +123,11 @@ set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off se
 set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-    v_now  timestamptz;
-    v_dead uuid[];
-    v_next timestamptz;
+    v_now     timestamptz;
+    v_dead    uuid[];
+    v_key_ids text[];
+    v_free_at timestamptz;
+    v_next    timestamptz;
 begin
     -- Told once a second, so that a sidecar learns of a takeover.
     perform orbhook._refuse_silenced(i.environment) from orbhook.instances i where i.id = p_sidecar;
@@ -145,32 +147,36 @@ begin
     v_dead := orbhook._dead_sidecars();
     v_now := clock_timestamp();
 
-    with recursive waiting (webhook_id) as (
-        (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
-        union all
-        select (select d.webhook_id from orbhook.deliveries_open d
-                where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
-        from waiting w
-        where w.webhook_id is not null
-    )
-    select min(greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second)))
-    into v_next
-    from waiting q
-    left join orbhook.webhooks w on w.id = q.webhook_id
-    left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
-    cross join lateral (
-        -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
-        select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
-        from (select o.lease_until, o.claimed_by, o.due_at
-              from orbhook.deliveries_open o
-              where o.webhook_id = q.webhook_id
-              order by o.due_at
-              limit coalesce(w.max_in_flight, 1)) d) front
-    where q.webhook_id is not null
-      and (w.id is null
-           or (w.active and not w.paused
-               and (w.key_ids is null
-                    or w.key_ids <@ coalesce((select i.key_ids from orbhook.instances i where i.id = p_sidecar), '{}'))));
+    select i.key_ids into v_key_ids from orbhook.instances i where i.id = p_sidecar;
+
+    for v_free_at in
+        with recursive waiting (webhook_id) as (
+            (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
+            union all
+            select (select d.webhook_id from orbhook.deliveries_open d
+                    where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
+            from waiting w
+            where w.webhook_id is not null
+        )
+        select greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
+        from waiting q
+        left join orbhook.webhooks w on w.id = q.webhook_id
+        left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        cross join lateral (
+            -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
+            select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
+            from (select o.lease_until, o.claimed_by, o.due_at
+                  from orbhook.deliveries_open o
+                  where o.webhook_id = q.webhook_id
+                  order by o.due_at
+                  limit coalesce(w.max_in_flight, 1)) d) front
+        where q.webhook_id is not null
+          and (w.id is null
+               or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}'))))
+    loop
+        v_next := least(v_next, v_free_at);
+        exit when v_next <= v_now;
+    end loop;
 
     select least(v_next, min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end))
     into v_next

@@ -71,6 +71,7 @@ declare
     -- No paced request can be on its way before the claim is back.
     v_earliest  timestamptz := v_now + make_interval(secs => least(greatest(p_lead_ms, 0), 10000) / 1000.0);
     v_dead      uuid[] := orbhook._dead_sidecars();
+    v_after     constant uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
     v_ids       uuid[];
     v_send_at   timestamptz[];
     v_requests  orbhook.request[];
@@ -92,32 +93,51 @@ begin
         perform set_config('synchronous_commit', 'on', true);
     end if;
 
-    with recursive waiting (webhook_id, due_at) as (
-        -- One step from each webhook to the next along the index (webhook_id, due_at).
-        (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
+    with recursive waiting (webhook_id, due_at, is_second_part) as (
+        -- One step from each webhook to the next along the index (webhook_id, due_at): after p_after to the end, and from
+        -- the beginning to p_after.
+        (select f.*
+         from ((select d.webhook_id, d.due_at, false from orbhook.deliveries_open d
+                where d.webhook_id > v_after order by d.webhook_id, d.due_at limit 1)
+               union all
+               (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
+                where d.webhook_id <= v_after order by d.webhook_id, d.due_at limit 1)) f
+         limit 1)
         union all
-        select n.webhook_id, n.due_at
+        select n.*
         from waiting w
         cross join lateral (
-            select d.webhook_id, d.due_at from orbhook.deliveries_open d
-            where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
+            (select d.webhook_id, d.due_at, w.is_second_part from orbhook.deliveries_open d
+             where d.webhook_id > w.webhook_id and (not w.is_second_part or d.webhook_id <= v_after)
+             order by d.webhook_id, d.due_at limit 1)
+            union all
+            (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
+             where not w.is_second_part and d.webhook_id <= v_after
+             order by d.webhook_id, d.due_at limit 1)
+            limit 1) n
     ), serving as (
-        select w.id, w.max_in_flight, w.max_age_seconds, coalesce(h.held, 0) as held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
+        -- Lateral, each for the one before: so the walk is read as far as the limit asks for, and in its order.
+        select w.id, w.max_in_flight, w.max_age_seconds, h.held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
                greatest(s.next_send_at, v_earliest) as first_send_at,
                v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) as last_send_at
         from waiting q
-        join orbhook.webhooks w on w.id = q.webhook_id
-        join orbhook.webhook_state s on s.webhook_id = q.webhook_id
-        left join unnest(p_held_webhooks, p_held_counts) as h (webhook_id, held) on h.webhook_id = w.id
-        where q.due_at <= v_now and w.active and not w.paused
-          and (w.key_ids is null or w.key_ids <@ v_key_ids)
-          and s.paused_until <= v_now
-          -- One that has its share must not take the place of one that has not.
-          and coalesce(h.held, 0) < least(p_share, w.max_in_flight)
-          and (w.rate_limit_per_second is null or s.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
-        order by w.id <= p_after, w.id
+        cross join lateral (
+            select v.id, v.max_in_flight, v.max_age_seconds, v.rate_limit_per_second
+            from orbhook.webhooks v
+            where v.id = q.webhook_id and v.active and not v.paused and (v.key_ids is null or v.key_ids <@ v_key_ids)
+            limit 1) w
+        cross join lateral (select coalesce(p_held_counts[array_position(p_held_webhooks, w.id)], 0) as held) h
+        cross join lateral (
+            select t.next_send_at
+            from orbhook.webhook_state t
+            where t.webhook_id = w.id and t.paused_until <= v_now
+              and (w.rate_limit_per_second is null
+                   or t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
+              -- One that has its share must not take the place of one that has not.
+              and h.held < least(p_share, w.max_in_flight)
+            for update skip locked) s
+        where q.due_at <= v_now
         limit p_batch
-        for update of s skip locked
     ), share as (
         select v.*,
                greatest(ceil(p_batch::numeric / count(*) over ()), 1) as fair,
@@ -156,7 +176,7 @@ begin
         from queues q
         cross join lateral unnest(q.ids) with ordinality as c (id, place)
         where c.place <= q.room
-        order by c.place, q.id <= p_after, q.id
+        order by c.place, q.id <= v_after, q.id
         limit p_batch
     ), paced as (
         update orbhook.webhook_state s
@@ -218,7 +238,7 @@ begin
                          r.timeout_ms,
                          (extract(epoch from r.lease_until - v_now) * 1000)::integer,
                          (extract(epoch from r.send_at - v_now) * 1000)::integer)::orbhook.request
-                     order by r.webhook_id <= p_after, r.webhook_id, r.send_at)
+                     order by r.webhook_id <= v_after, r.webhook_id, r.send_at)
                filter (where r.ends_as is null),
            array_agg(row(r.delivery_id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
     into v_requests, v_problems

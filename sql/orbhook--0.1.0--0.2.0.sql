@@ -1,14 +1,12 @@
 -- From 0.1.0 to 0.2.0: retention, and weekly partitions for events.
 --
--- New tables and functions, an index, and six functions that know of them. No table that exists is rewritten, and none but
--- event_keys is read or locked for longer than a catalogue entry takes; whoever emits without an idempotency key or delivers
--- meanwhile goes on. Events so far stay in events_default, from which they go in steps; while it is larger than 64 MiB no
+-- New tables and functions, an index, and functions that know of them. No table that exists is rewritten, and none but
+-- event_keys, at the end, is read or locked for longer than a catalogue entry takes; whoever emits without an idempotency key
+-- or delivers meanwhile goes on. Events so far stay in events_default, from which they go in steps; while it is larger than 64 MiB no
 -- weekly partitions are made.
 
 set local search_path = pg_catalog, pg_temp;
 
-
-create index event_keys_created_at on orbhook.event_keys using brin (created_at) with (autosummarize = on);
 
 drop function orbhook._open_period();
 
@@ -886,9 +884,312 @@ end
 $$;
 comment on function orbhook._grant(regrole, text) is 'The grants of a kind.';
 
+-- The settings: as with settle. Sidecars look while the queue is empty, and keep the plan.
+create or replace function orbhook.look(p_sidecar uuid) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_now     timestamptz;
+    v_dead    uuid[];
+    v_key_ids text[];
+    v_free_at timestamptz;
+    v_next    timestamptz;
+begin
+    -- Told once a second, so that a sidecar learns of a takeover.
+    perform orbhook._refuse_silenced(i.environment) from orbhook.instances i where i.id = p_sidecar;
+    perform orbhook._mark_dead(p_sidecar);
+    if not exists (select from orbhook.periods p where p.starts_on = date_trunc('week', clock_timestamp())::date) then
+        perform orbhook._open_period();
+    end if;
+    -- What a step queues is due: claim first, and look again after.
+    if exists (select from orbhook.replays r where r.finished_at is null) and orbhook._replay_step() then
+        return 0;
+    end if;
+    v_now := clock_timestamp();
+    if exists (select from orbhook.watch_timers t where t.fired_at is null and t.at <= v_now) then
+        perform orbhook._fire_timers();
+    end if;
+    perform orbhook._cancel_too_old();
+    v_dead := orbhook._dead_sidecars();
+    v_now := clock_timestamp();
+
+    select i.key_ids into v_key_ids from orbhook.instances i where i.id = p_sidecar;
+
+    for v_free_at in
+        with recursive waiting (webhook_id) as (
+            (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
+            union all
+            select (select d.webhook_id from orbhook.deliveries_open d
+                    where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
+            from waiting w
+            where w.webhook_id is not null
+        )
+        select greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
+        from waiting q
+        left join orbhook.webhooks w on w.id = q.webhook_id
+        left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        cross join lateral (
+            -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
+            select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
+            from (select o.lease_until, o.claimed_by, o.due_at
+                  from orbhook.deliveries_open o
+                  where o.webhook_id = q.webhook_id
+                  order by o.due_at
+                  limit coalesce(w.max_in_flight, 1)) d) front
+        where q.webhook_id is not null
+          and (w.id is null
+               or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}'))))
+    loop
+        v_next := least(v_next, v_free_at);
+        exit when v_next <= v_now;
+    end loop;
+
+    select least(v_next, min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end))
+    into v_next
+    from orbhook.deliveries_open d
+    where d.is_test;
+
+    -- greatest and least pass over nulls, and nothing pending is null.
+    return case when v_next is not null
+                then least(greatest(ceil(extract(epoch from v_next - v_now) * 1000), 0), 2147483647)::integer end;
+end
+$$;
+comment on function orbhook.look(uuid) is
+    'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions, cancels what is too old and takes replays a step further; called at least once a second.';
+
+-- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
+-- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index
+-- whatever the planner believes: lateral, limited.
+create or replace function orbhook.claim(
+    p_sidecar uuid, p_batch integer, p_after uuid,
+    p_lead_ms integer default 0, p_share integer default 1000,
+    p_held_webhooks uuid[] default '{}', p_held_counts integer[] default '{}') returns setof orbhook.request
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_now       timestamptz := clock_timestamp();
+    -- No paced request can be on its way before the claim is back.
+    v_earliest  timestamptz := v_now + make_interval(secs => least(greatest(p_lead_ms, 0), 10000) / 1000.0);
+    v_dead      uuid[] := orbhook._dead_sidecars();
+    v_after     constant uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+    v_ids       uuid[];
+    v_send_at   timestamptz[];
+    v_requests  orbhook.request[];
+    v_problems  orbhook._ending[];
+    v_key_ids   text[];
+begin
+    -- Whoever takes this id for dead would send the same deliveries at once; so would the database that this one is a
+    -- copy of, and another environment.
+    select i.key_ids into v_key_ids
+    from orbhook.instances i
+    join orbhook.environment e on e.name = i.environment and e.place = orbhook._place()
+    where i.id = p_sidecar and i.died_at is null and i.stopped_at is null;
+    if not found then
+        return;
+    end if;
+
+    -- Never lowered: remote_write and remote_apply are stronger than on.
+    if current_setting('synchronous_commit') in ('off', 'local') then
+        perform set_config('synchronous_commit', 'on', true);
+    end if;
+
+    with recursive waiting (webhook_id, due_at, is_second_part) as (
+        -- One step from each webhook to the next along the index (webhook_id, due_at): after p_after to the end, and from
+        -- the beginning to p_after.
+        (select f.*
+         from ((select d.webhook_id, d.due_at, false from orbhook.deliveries_open d
+                where d.webhook_id > v_after order by d.webhook_id, d.due_at limit 1)
+               union all
+               (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
+                where d.webhook_id <= v_after order by d.webhook_id, d.due_at limit 1)) f
+         limit 1)
+        union all
+        select n.*
+        from waiting w
+        cross join lateral (
+            (select d.webhook_id, d.due_at, w.is_second_part from orbhook.deliveries_open d
+             where d.webhook_id > w.webhook_id and (not w.is_second_part or d.webhook_id <= v_after)
+             order by d.webhook_id, d.due_at limit 1)
+            union all
+            (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
+             where not w.is_second_part and d.webhook_id <= v_after
+             order by d.webhook_id, d.due_at limit 1)
+            limit 1) n
+    ), serving as (
+        -- Lateral, each for the one before: so the walk is read as far as the limit asks for, and in its order.
+        select w.id, w.max_in_flight, w.max_age_seconds, h.held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
+               greatest(s.next_send_at, v_earliest) as first_send_at,
+               v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) as last_send_at
+        from waiting q
+        cross join lateral (
+            select v.id, v.max_in_flight, v.max_age_seconds, v.rate_limit_per_second
+            from orbhook.webhooks v
+            where v.id = q.webhook_id and v.active and not v.paused and (v.key_ids is null or v.key_ids <@ v_key_ids)
+            limit 1) w
+        cross join lateral (select coalesce(p_held_counts[array_position(p_held_webhooks, w.id)], 0) as held) h
+        cross join lateral (
+            select t.next_send_at
+            from orbhook.webhook_state t
+            where t.webhook_id = w.id and t.paused_until <= v_now
+              and (w.rate_limit_per_second is null
+                   or t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
+              -- One that has its share must not take the place of one that has not.
+              and h.held < least(p_share, w.max_in_flight)
+            for update skip locked) s
+        where q.due_at <= v_now
+        limit p_batch
+    ), share as (
+        select v.*,
+               greatest(ceil(p_batch::numeric / count(*) over ()), 1) as fair,
+               floor(extract(epoch from v.last_send_at - v.first_send_at) / v.spacing) + 1 as tokens
+        from serving v
+    ), queues as (
+        -- The front of each queue: as many as its share, and what is under way before them. No more of a queue is read than
+        -- that, however many may be in flight.
+        select h.*, f.ids,
+               -- What commits late stands before what is leased, which can then be out of sight here: the sidecar's own
+               -- count knows better.
+               least(h.fair, h.tokens, p_share - h.held, h.max_in_flight - greatest(l.leased, h.held)) as room
+        from share h
+        cross join lateral (
+            select array_agg(u.id) as ids, max(u.due_at) as last_due_at
+            from (select d.id, d.due_at
+                  from orbhook.deliveries_open d
+                  where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
+                    and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
+                    -- look cancels these; they take nobody's place and no send time.
+                    and (h.max_age_seconds is null
+                         or coalesce(d.first_due_at, d.due_at) >= v_now - make_interval(secs => h.max_age_seconds::double precision))
+                  order by d.due_at
+                  limit least(h.fair, h.tokens)) u) f
+        cross join lateral (
+            select count(*) as leased
+            from (select from orbhook.deliveries_open d
+                  where d.webhook_id = h.id and d.due_at <= f.last_due_at and not d.is_test
+                    and d.lease_until > v_now and d.claimed_by <> all (v_dead)
+                  order by d.due_at
+                  limit h.max_in_flight) u) l
+    ), chosen as (
+        select c.id as delivery_id, q.id as webhook_id, q.spacing,
+               case when q.spacing is not null
+                    then q.first_send_at + make_interval(secs => (c.place - 1) * q.spacing) end as send_at
+        from queues q
+        cross join lateral unnest(q.ids) with ordinality as c (id, place)
+        where c.place <= q.room
+        order by c.place, q.id <= v_after, q.id
+        limit p_batch
+    ), paced as (
+        update orbhook.webhook_state s
+        set next_send_at = c.next_send_at
+        from (select h.webhook_id, max(h.send_at) + make_interval(secs => max(h.spacing)) as next_send_at
+              from chosen h where h.spacing is not null group by h.webhook_id) c
+        where s.webhook_id = c.webhook_id
+    ), tests as (
+        -- A test goes out at once, also to a webhook that is paused, switched off or over its pace.
+        select d.id, null::timestamptz as send_at
+        from orbhook.deliveries_open d
+        join orbhook.webhooks w on w.id = d.webhook_id
+        where d.is_test and d.due_at <= v_now
+          and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
+        order by d.due_at
+        limit p_batch
+    )
+    select array_agg(a.id), array_agg(a.send_at)
+    into v_ids, v_send_at
+    from (select c.delivery_id as id, c.send_at from chosen c union all select t.id, t.send_at from tests t) a;
+
+    if v_ids is null then
+        perform orbhook._cancel_deliveries_without_webhook();
+        return;
+    end if;
+
+    with leased as materialized (
+        select l.* from orbhook._lease(p_sidecar, v_ids, v_send_at, v_now, v_dead) l
+    ), senders as materialized (
+        -- Once for each webhook, not for each delivery.
+        select w.id, w.provider_type, w.target, w.provider_config::text as config, x.names, x.secrets
+        from (select distinct l.webhook_id from leased l) v
+        join orbhook.webhooks w on w.id = v.webhook_id
+        left join lateral (
+            select array_agg(y.name) as names, jsonb_object_agg(y.name, y.value)::text as secrets
+            from orbhook.webhook_secrets y
+            where y.webhook_id = w.id and (y.expires_at is null or y.expires_at > v_now)) x on true
+    ), rendered as (
+        select l.*, e.event_type, s.secrets, r.parts,
+               case when l.attempt - l.outcome_attempt > 20 then 'failed'
+                    when e.id is null then 'cancelled'
+                    when s.names is null or not 'endpoint' = any (s.names) then 'failed'
+                    else r.parts[3] end as ends_as,
+               case when l.attempt - l.outcome_attempt > 20 then 'outcome unknown: 20 sidecars in a row stopped without reporting'
+                    when e.id is null then 'the event is no longer there'
+                    when s.names is null or not 'endpoint' = any (s.names) then 'the webhook has no endpoint; set one with orbhook_update_webhook'
+                    else r.parts[4] end as reason
+        from leased l
+        join senders s on s.id = l.webhook_id
+        left join lateral (
+            -- The time as orbhook._rfc3339 writes it; a call of that function costs more than the rendering.
+            select v.id, v.event_type, v.payload, to_char(v.occurred_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as occurred_at
+            from orbhook.events v where v.id = l.event_id limit 1) e on true
+        left join lateral orbhook._render_delivery(
+            s.provider_type, s.target, s.config, s.names,
+            e.id::text, e.event_type, e.occurred_at, l.is_test, e.payload::text) as r (parts) on true
+    )
+    select array_agg(row(r.delivery_id, r.attempt, r.webhook_id, r.event_type, r.parts[1], r.parts[2], r.secrets,
+                         r.timeout_ms,
+                         (extract(epoch from r.lease_until - v_now) * 1000)::integer,
+                         (extract(epoch from r.send_at - v_now) * 1000)::integer)::orbhook.request
+                     order by r.webhook_id <= v_after, r.webhook_id, r.send_at)
+               filter (where r.ends_as is null),
+           array_agg(row(r.delivery_id, r.ends_as, null, r.reason)::orbhook._ending) filter (where r.ends_as is not null)
+    into v_requests, v_problems
+    from rendered r;
+
+    if v_problems is not null then
+        insert into orbhook.attempts (delivery_id, number, webhook_id, sidecar, started_at, duration_ms, error_class, error, period)
+        select d.id, d.attempts, d.webhook_id, p_sidecar, v_now, 0, 'render', p.last_error, orbhook._period()
+        from unnest(v_problems) p
+        cross join lateral (select o.* from orbhook.deliveries_open o where o.id = p.delivery_id limit 1) d
+        where p.status = 'failed';
+        perform orbhook._report_failures(v_problems);
+        perform orbhook._finish(v_problems);
+    end if;
+
+    return query select q.* from unnest(v_requests) q;
+end
+$$;
+comment on function orbhook.claim(uuid, integer, uuid, integer, integer, uuid[], integer[]) is
+'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead, and nothing at all from a database that is a copy (orbhook.standing).
+p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. p_lead_ms: how long claims take to come back to this sidecar, 0 to 10000; paced requests get send times after that. p_share: the most deliveries of one webhook it may hold. p_held_webhooks, p_held_counts: what it holds, of which webhooks.';
+
 comment on function @extschema@.orbhook_replay(uuid, timestamptz, timestamptz, text) is
 'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts; those whose event is no longer kept (orbhook.retention) are passed over.
 Errors: 22023 (no such webhook, span, jsonpath).';
+
+-- Whoever waits for this lock makes everybody wait who comes after and gives an idempotency key. So they are let pass after a
+-- tenth of a second, and it is tried again. Last, since it is kept until the commit.
+do $lock$
+declare
+    v_lock_timeout text := current_setting('lock_timeout');
+begin
+    for v_try in 1..100 loop
+        begin
+            perform set_config('lock_timeout', '100ms', true);
+            lock table orbhook.event_keys in share mode;
+            perform set_config('lock_timeout', v_lock_timeout, true);
+            return;
+        exception when lock_not_available then
+            perform pg_sleep(0.1);
+        end;
+    end loop;
+    raise exception using
+        errcode = 'lock_not_available', message = 'transactions that have emitted with an idempotency key do not end',
+        hint = 'say it again later; select * from pg_stat_activity order by xact_start shows them';
+end
+$lock$;
+create index event_keys_created_at on orbhook.event_keys using brin (created_at) with (autosummarize = on);
 
 select pg_catalog.pg_extension_config_dump('orbhook.retention', '');
 select pg_catalog.pg_extension_config_dump('orbhook.thinned', '');

@@ -16,6 +16,7 @@ use crate::fleet::{Fleet, Orders, POINTS};
 use crate::history::{Database, History};
 use crate::ledger::{Fate, Ledger};
 use crate::nemesis::{self, Plan};
+use crate::operator;
 use crate::receivers::{Misbehaviour, Receivers};
 use crate::stage::{Commits, Stage};
 
@@ -37,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) plan: Plan,
     pub(crate) misbehaviour: Misbehaviour,
     pub(crate) commits: Commits,
+    /// Somebody pauses webhooks and lets them go on.
+    pub(crate) with_operator: bool,
     pub(crate) with_standby: bool,
     pub(crate) retry_delay_seconds: f64,
     /// Run in the campaign's database before anybody acts.
@@ -64,6 +67,7 @@ impl Settings {
             plan: Plan::everything(),
             misbehaviour: Misbehaviour::USUAL,
             commits: Commits::Mixed,
+            with_operator: true,
             with_standby: true,
             retry_delay_seconds: 0.3,
             planted_sql: None,
@@ -112,6 +116,10 @@ pub(crate) async fn run(settings: &Settings) -> Outcome {
     let (fleet, keepers) = Fleet::start(&stage, &faults, &directory, settings.orders.clone());
     let mut emitters =
         emitters::start(settings.emitters, settings.seed, &stage, &ledger, &signals, settings.commits);
+    let operator = settings.with_operator.then(|| {
+        let ids = webhooks.iter().map(|webhook| webhook.id).collect();
+        tokio::spawn(operator::pause_and_resume(Arc::clone(&stage), ids, Arc::clone(&signals), settings.seed))
+    });
     let brake = tokio::spawn(hold_back(Arc::clone(&stage), Arc::clone(&signals)));
     let waking = tokio::spawn(nemesis::wake_those_who_stopped(Arc::clone(&fleet)));
     let (plan, duration) = (settings.plan.clone(), settings.duration);
@@ -121,6 +129,10 @@ pub(crate) async fn run(settings: &Settings) -> Outcome {
     brake.abort();
     signals.stop.store(true, Ordering::Relaxed);
     while emitters.join_next().await.is_some() {}
+    let pauses = match operator {
+        Some(operator) => Some(operator.await.expect("the operator comes to an end")),
+        None => None,
+    };
     let pending = drain(&stage, settings.patience).await;
     fleet.stop(keepers).await;
     waking.abort();
@@ -143,6 +155,9 @@ pub(crate) async fn run(settings: &Settings) -> Outcome {
     let first_history =
         first.and_then(|violation| violation.delivery).map_or(Vec::new(), |id| history.of_delivery(id));
     let mut counts = counts(&history, &verdict, receivers.torn());
+    if let Some(pauses) = pauses {
+        counts.push(("webhooks paused for a while".to_owned(), pauses.to_string()));
+    }
     counts.push(("transactions".to_owned(), ledger.transactions().to_string()));
     counts.push(("sidecar processes started".to_owned(), fleet.started().to_string()));
     let memory = format!("{} MiB", fleet.memory_bytes_max() / 1024 / 1024);

@@ -36,6 +36,7 @@ impl Run {
             orders: Orders { abort_percent: 0, stop_percent: 0, ..usual.orders.clone() },
             misbehaviour: Misbehaviour::NONE,
             commits: Commits::Durable,
+            with_operator: false,
             with_standby: false,
             // They end by the number of their faults.
             duration: Duration::from_secs(3600),

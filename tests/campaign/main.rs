@@ -15,6 +15,7 @@ mod fleet;
 mod history;
 mod ledger;
 mod nemesis;
+mod operator;
 mod planted;
 mod receivers;
 mod stage;

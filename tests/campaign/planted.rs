@@ -280,6 +280,7 @@ impl Plant {
             plan: Plan::only(self.faults),
             misbehaviour: self.misbehaviour,
             commits: self.commits,
+            with_operator: false,
             with_standby: self.faults.contains(&Kind::PromotedLagging),
             retry_delay_seconds: self.retry_delay_seconds,
             planted_sql: self.sql.as_ref().map(Sql::text),

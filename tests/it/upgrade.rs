@@ -201,6 +201,36 @@ async fn while_an_update_is_not_committed_yet_others_emit_claim_and_settle() {
     assert_eq!(database.one::<i64>(settled, &[]).await, 1);
 }
 
+/// Whoever has emitted with a key holds what the update has to lock, until the end of the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_waits_for_a_long_transaction_lets_everybody_else_emit_claim_and_settle() {
+    let database = of_version(RELEASED[0]).await;
+    database.create_webhook(generic("http://127.0.0.1:9/")).await;
+    let claimer = Claimer::register(&database).await;
+    let (long, update) = (database.connect().await, database.connect().await);
+    long.execute("begin; select orbhook_emit('USER_ACTION', '{}', 'long')").await;
+    let updated = tokio::spawn(async move { update.execute("alter extension orbhook update").await });
+    let tries = "select count(*) > 0 from pg_stat_activity
+                 where datname = current_database() and query like 'alter extension%' and wait_event = 'PgSleep'";
+    wait_until("the update to have tried", DEADLINE, async || {
+        database.one::<bool>(tries, &[]).await.then_some(())
+    })
+    .await;
+
+    let session = database.connect().await;
+    session.execute("set lock_timeout = '500ms'").await;
+    for number in 0..10 {
+        session.execute(&format!("select orbhook_emit('USER_ACTION', '{{}}', 'short {number}')")).await;
+        let claimed = claimer.claim(&database, 10).await;
+        assert_eq!(claimed.len(), 1);
+        claimer.answer(&database, &claimed[0], 200, json!({})).await;
+    }
+    assert!(!updated.is_finished());
+    long.execute("commit").await;
+    updated.await.unwrap();
+    assert_eq!(claimer.claim(&database, 10).await.len(), 1, "that of the long transaction");
+}
+
 /// What is installed somewhere must never be made differently from what is in its file.
 #[test]
 fn released_scripts_are_what_they_were() {

@@ -81,6 +81,28 @@ async fn a_mapping_with_a_mistake_is_refused_with_a_hint() {
     assert_eq!(database.one::<i64>(triggers, &[]).await, 0);
 }
 
+/// What no row holds, a trigger cannot read.
+#[tokio::test]
+async fn a_virtual_generated_column_counts_as_none() {
+    let database = Database::new().await;
+    let users = "create table t (id int primary key, email text, first_name text generated always as ('x' || email) virtual)";
+    if database.one::<i32>("select current_setting('server_version_num')::int", &[]).await < 180_000 {
+        assert_eq!(
+            database.refusal(users).await.sqlstate,
+            "42601",
+            "there are such columns, and nothing was tried"
+        );
+        return;
+    }
+    database.execute(users).await;
+    let mapping = r#"{"payload": {"firstName": "first_name"}}"#;
+    let refusal = database.refusal(&format!("select orbhook_watch('users', 't', '{mapping}')")).await;
+    assert!(refusal.message.contains("no column \"first_name\""), "{refusal:?}");
+    database.execute("select orbhook_watch('users', 't'); insert into t values (1, 'a@b.c')").await;
+    let (_, created) = events(&database).await.pop().expect("an event");
+    assert_eq!((&created["email"], &created["firstName"]), (&json!("a@b.c"), &Value::Null));
+}
+
 #[tokio::test]
 async fn only_the_owner_can_watch_and_unwatch() {
     let database = Database::new().await;
