@@ -126,6 +126,7 @@ declare
     v_now     timestamptz;
     v_dead    uuid[];
     v_key_ids text[];
+    v_due_at  timestamptz;
     v_free_at timestamptz;
     v_next    timestamptz;
 begin
@@ -149,19 +150,21 @@ begin
 
     select i.key_ids into v_key_ids from orbhook.instances i where i.id = p_sidecar;
 
-    for v_free_at in
-        with recursive waiting (webhook_id) as (
-            (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
+    -- In the order of due_at, as far as that can still be sooner than what was found.
+    for v_due_at, v_free_at in
+        with recursive waiting (webhook_id, due_at) as (
+            (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
             union all
-            select (select d.webhook_id from orbhook.deliveries_open d
-                    where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
+            select n.webhook_id, n.due_at
             from waiting w
-            where w.webhook_id is not null
+            cross join lateral (
+                select d.webhook_id, d.due_at from orbhook.deliveries_open d
+                where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
         )
-        select greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
-        from waiting q
-        left join orbhook.webhooks w on w.id = q.webhook_id
-        left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        select q.due_at, greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
+        from (select u.webhook_id, u.due_at from waiting u order by u.due_at offset 0) q
+        left join lateral (select v.* from orbhook.webhooks v where v.id = q.webhook_id limit 1) w on true
+        left join lateral (select t.* from orbhook.webhook_state t where t.webhook_id = q.webhook_id limit 1) s on true
         cross join lateral (
             -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
             select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
@@ -170,10 +173,10 @@ begin
                   where o.webhook_id = q.webhook_id
                   order by o.due_at
                   limit coalesce(w.max_in_flight, 1)) d) front
-        where q.webhook_id is not null
-          and (w.id is null
-               or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}'))))
+        where w.id is null
+           or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}')))
     loop
+        exit when v_due_at >= v_next;
         v_next := least(v_next, v_free_at);
         exit when v_next <= v_now;
     end loop;

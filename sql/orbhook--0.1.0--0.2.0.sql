@@ -894,6 +894,7 @@ declare
     v_now     timestamptz;
     v_dead    uuid[];
     v_key_ids text[];
+    v_due_at  timestamptz;
     v_free_at timestamptz;
     v_next    timestamptz;
 begin
@@ -917,19 +918,21 @@ begin
 
     select i.key_ids into v_key_ids from orbhook.instances i where i.id = p_sidecar;
 
-    for v_free_at in
-        with recursive waiting (webhook_id) as (
-            (select d.webhook_id from orbhook.deliveries_open d order by d.webhook_id limit 1)
+    -- In the order of due_at, as far as that can still be sooner than what was found.
+    for v_due_at, v_free_at in
+        with recursive waiting (webhook_id, due_at) as (
+            (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
             union all
-            select (select d.webhook_id from orbhook.deliveries_open d
-                    where d.webhook_id > w.webhook_id order by d.webhook_id limit 1)
+            select n.webhook_id, n.due_at
             from waiting w
-            where w.webhook_id is not null
+            cross join lateral (
+                select d.webhook_id, d.due_at from orbhook.deliveries_open d
+                where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
         )
-        select greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
-        from waiting q
-        left join orbhook.webhooks w on w.id = q.webhook_id
-        left join orbhook.webhook_state s on s.webhook_id = q.webhook_id
+        select q.due_at, greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
+        from (select u.webhook_id, u.due_at from waiting u order by u.due_at offset 0) q
+        left join lateral (select v.* from orbhook.webhooks v where v.id = q.webhook_id limit 1) w on true
+        left join lateral (select t.* from orbhook.webhook_state t where t.webhook_id = q.webhook_id limit 1) s on true
         cross join lateral (
             -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
             select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
@@ -938,10 +941,10 @@ begin
                   where o.webhook_id = q.webhook_id
                   order by o.due_at
                   limit coalesce(w.max_in_flight, 1)) d) front
-        where q.webhook_id is not null
-          and (w.id is null
-               or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}'))))
+        where w.id is null
+           or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}')))
     loop
+        exit when v_due_at >= v_next;
         v_next := least(v_next, v_free_at);
         exit when v_next <= v_now;
     end loop;
@@ -958,6 +961,26 @@ end
 $$;
 comment on function orbhook.look(uuid) is
     'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions, cancels what is too old and takes replays a step further; called at least once a second.';
+
+create or replace function orbhook._spacing_seconds(p_rate_limit_per_second numeric) returns double precision
+language sql immutable parallel safe
+-- Without a search_path of its own, so that it is a part of the statement that calls it: with one, a call takes 10 µs.
+as $$
+    select greatest(1 operator(pg_catalog./) p_rate_limit_per_second,
+                    1.06 operator(pg_catalog./) (p_rate_limit_per_second operator(pg_catalog.+) 1))::pg_catalog.float8
+$$;
+comment on function orbhook._spacing_seconds(numeric) is
+'Seconds between two send times of a webhook, so that no second at the receiver holds more than the limit + 1. A request arrives up to 0.06 s off its send time (the sidecar gives back what it would dial more than 0.04 s late; the rest is for the way), so the requests of one second had send times within 1.06 s of each other. Limits up to 16.6 a second lose nothing by it; 100 a second are sent at 95.3.';
+
+create or replace function orbhook._pace_ahead(p_rate_limit_per_second numeric) returns interval
+language sql immutable parallel safe
+as $$
+    select case when p_rate_limit_per_second is not null then
+                pg_catalog.make_interval(secs => least(0.25::pg_catalog.float8,
+                    64 operator(pg_catalog.*) orbhook._spacing_seconds(p_rate_limit_per_second))) end
+$$;
+comment on function orbhook._pace_ahead(numeric) is
+    'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
 
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
 -- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index
@@ -1030,6 +1053,17 @@ begin
             where v.id = q.webhook_id and v.active and not v.paused and (v.key_ids is null or v.key_ids <@ v_key_ids)
             limit 1) w
         cross join lateral (select coalesce(p_held_counts[array_position(p_held_webhooks, w.id)], 0) as held) h
+        cross join lateral (
+            -- One that has nothing free, or its cap under way, must not take a place either: hundreds of endpoints that
+            -- hang would hide whoever comes behind them.
+            select true
+            from (select d.lease_until, d.claimed_by
+                  from orbhook.deliveries_open d
+                  where d.webhook_id = w.id and d.due_at <= v_now and not d.is_test
+                  order by d.due_at
+                  limit w.max_in_flight) u
+            where u.lease_until is null or u.lease_until <= v_now or u.claimed_by = any (v_dead)
+            limit 1) f
         cross join lateral (
             select t.next_send_at
             from orbhook.webhook_state t

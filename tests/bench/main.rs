@@ -21,6 +21,7 @@ mod pump;
 mod retain;
 mod server;
 mod sink;
+mod upgrade;
 mod views;
 mod watch;
 mod written;
@@ -65,6 +66,7 @@ const SECTIONS: &[Section] = &[
     },
     Section { name: "retain-purge", always: false, measure: || Box::pin(retain::purge()) },
     Section { name: "retain-year", always: false, measure: || Box::pin(retain::year()) },
+    Section { name: "upgrade", always: false, measure: || Box::pin(upgrade::measure()) },
     Section { name: "views", always: false, measure: || Box::pin(views::measure()) },
 ];
 

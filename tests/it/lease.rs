@@ -141,6 +141,53 @@ async fn a_claim_goes_on_behind_the_webhook_where_the_last_one_stopped() {
     assert_eq!(served.len(), 6, "three claims of two serve all six");
 }
 
+/// A claim that begins with those whose requests are all under way, as many as endpoints that hang at one provider.
+#[tokio::test]
+async fn webhooks_with_everything_under_way_do_not_hide_those_behind_them() {
+    const HANGING: usize = 30;
+    for (deliveries, cap) in [(1, 10), (2, 1)] {
+        let database = Database::new().await;
+        for _ in 0..HANGING {
+            let mut config = generic("http://127.0.0.1:9/hook");
+            config["subscribedEvents"] = json!(["USER_ACTION"]);
+            config["maxInFlight"] = json!(cap);
+            database.create_webhook(config).await;
+        }
+        let mut config = generic("http://127.0.0.1:9/hook");
+        config["subscribedEvents"] = json!(["USER_CREATED"]);
+        let last = database.create_webhook(config).await;
+        let claimer = Claimer::register(&database).await;
+        for _ in 0..deliveries {
+            database.emit("USER_ACTION", json!({})).await;
+        }
+        assert_eq!(claimer.claim(&database, 200).await.len(), HANGING);
+
+        database.emit("USER_CREATED", json!({})).await;
+        let claimed = claimer.claim(&database, 10).await;
+        let webhooks: Vec<Uuid> = claimed.iter().map(|claimed| claimed.webhook).collect();
+        assert_eq!(webhooks, [last], "{deliveries} each, {cap} at a time");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_whose_limit_is_taken_away_goes_on_at_once() {
+    let database = Database::new().await;
+    let mut config = generic("http://127.0.0.1:9/hook");
+    config["rateLimit"] = json!(0.01);
+    database.create_webhook(config).await;
+    let claimer = Claimer::register(&database).await;
+    for _ in 0..2 {
+        database.emit("USER_ACTION", json!({})).await;
+    }
+    assert_eq!(claimer.claim(&database, 10).await.len(), 1);
+    let look = "select orbhook.look($1)";
+    let wait = database.one::<Option<i32>>(look, &[&claimer.id]).await;
+    assert!(wait.is_some_and(|ms| ms > 90_000), "{wait:?}");
+    database.execute("update orbhook.webhooks set rate_limit_per_second = null").await;
+    assert_eq!(database.one::<Option<i32>>(look, &[&claimer.id]).await, Some(0));
+    assert_eq!(claimer.claim(&database, 10).await.len(), 1);
+}
+
 #[tokio::test]
 async fn no_more_than_max_in_flight_are_leased_over_all_sidecars() {
     let database = Database::new().await;
