@@ -105,6 +105,11 @@ impl Queue {
 
     async fn emptied(&self, waiting: usize) {
         wait_until("all to arrive", DEADLINE, async || (self.sink.count() >= waiting).then_some(())).await;
+        self.finished().await;
+    }
+
+    /// Waits until nothing is pending.
+    pub(crate) async fn finished(&self) {
         wait_until("the queue to be empty", DEADLINE, async || {
             let left = "select exists (select from orbhook.deliveries_open)";
             (!self.database.one::<bool>(left, &[]).await).then_some(())

@@ -134,8 +134,9 @@ pub(crate) async fn one_due() -> Figures {
     let mut figures = begin();
     const TRIES: usize = 100;
     let cluster = server::start();
-    let load = Load { webhooks: WEBHOOKS, deliveries: WEBHOOKS, ..USUAL };
     for kind in ["later", "paused", "paced"] {
+        let rate_limit = (kind == "paced").then_some(10);
+        let load = Load { webhooks: WEBHOOKS, deliveries: WEBHOOKS, rate_limit, ..USUAL };
         let queue = Queue::empty(&cluster, load).await;
         let database = &queue.database;
         let target: Uuid = database
