@@ -45,21 +45,16 @@ as $$ select to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 comment on function orbhook._rfc3339(timestamptz) is 'A time as RFC 3339 in UTC with microseconds.';
 
 create function orbhook._spacing_seconds(p_rate_limit_per_second numeric) returns double precision
-language sql immutable parallel safe
--- Without a search_path of its own, so that it is a part of the statement that calls it: with one, a call takes 10 µs.
-as $$
-    select greatest(1 operator(pg_catalog./) p_rate_limit_per_second,
-                    1.06 operator(pg_catalog./) (p_rate_limit_per_second operator(pg_catalog.+) 1))::pg_catalog.float8
-$$;
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+as $$ select greatest(1 / p_rate_limit_per_second, 1.06 / (p_rate_limit_per_second + 1))::double precision $$;
 comment on function orbhook._spacing_seconds(numeric) is
 'Seconds between two send times of a webhook, so that no second at the receiver holds more than the limit + 1. A request arrives up to 0.06 s off its send time (the sidecar gives back what it would dial more than 0.04 s late; the rest is for the way), so the requests of one second had send times within 1.06 s of each other. Limits up to 16.6 a second lose nothing by it; 100 a second are sent at 95.3.';
 
 create function orbhook._pace_ahead(p_rate_limit_per_second numeric) returns interval
-language sql immutable parallel safe
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_rate_limit_per_second is not null then
-                pg_catalog.make_interval(secs => least(0.25::pg_catalog.float8,
-                    64 operator(pg_catalog.*) orbhook._spacing_seconds(p_rate_limit_per_second))) end
+    select case when p_rate_limit_per_second is not null
+                then make_interval(secs => least(0.25, 64 * orbhook._spacing_seconds(p_rate_limit_per_second))) end
 $$;
 comment on function orbhook._pace_ahead(numeric) is
     'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
@@ -125,9 +120,12 @@ begin
             limit 1) n
     ), serving as (
         -- Lateral, each for the one before: so the walk is read as far as the limit asks for, and in its order.
-        select w.id, w.max_in_flight, w.max_age_seconds, h.held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
+        select w.id, w.max_in_flight, w.max_age_seconds, h.held,
+               -- A call of a function with a search_path of its own takes 10 µs: none without a limit.
+               case when w.rate_limit_per_second is not null then orbhook._spacing_seconds(w.rate_limit_per_second) end as spacing,
                greatest(s.next_send_at, v_earliest) as first_send_at,
-               v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) as last_send_at
+               case when w.rate_limit_per_second is not null
+                    then v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) end as last_send_at
         from waiting q
         cross join lateral (
             select v.id, v.max_in_flight, v.max_age_seconds, v.rate_limit_per_second
@@ -150,8 +148,10 @@ begin
             select t.next_send_at
             from orbhook.webhook_state t
             where t.webhook_id = w.id and t.paused_until <= v_now
+              -- At most a quarter of a second ahead: no call for those that are further away.
               and (w.rate_limit_per_second is null
-                   or t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
+                   or (t.next_send_at <= v_earliest + interval '250 ms'
+                       and t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second)))
               -- One that has its share must not take the place of one that has not.
               and h.held < least(p_share, w.max_in_flight)
             for update skip locked) s

@@ -76,14 +76,17 @@ begin
        or exists (select from jsonb_each(e.payload) part
                   where jsonb_typeof(part.value) = 'object' and part.value ->> 'userId' = user_id);
     select x.events, x.cancelled, x.attempts into events, cancelled, attempts from orbhook._erase(coalesce(v_ids, '{}')) x;
-    delete from orbhook.watch_timers t where t.row_key = jsonb_build_array(user_id)::text;
+    -- Of tables whose rows are users. Elsewhere the same key is somebody else's.
+    delete from orbhook.watch_timers t
+    where t.row_key = jsonb_build_array(user_id)::text
+      and exists (select from orbhook.watches w where w.target = t.target and w.source = 'users');
     update orbhook.replays r
     set selection = 'erased', finished_at = coalesce(r.finished_at, clock_timestamp())
     where r.selection not in ('failed', 'all') and r.selection ~ v_words;
 end
 $$;
 comment on function @extschema@.orbhook_erase(text) is
-'Removes a person''s data: of every event whose payload says userId = user_id (a text or a number), at the top or one level down. Payloads, recorded answers, idempotency keys, timers of watches and the conditions of replays go; ids, types, times and what became of each delivery stay; what was still to be sent is cancelled. Returns how many events, cancelled deliveries and attempts.
+'Removes a person''s data: of every event whose payload says userId = user_id (a text or a number), at the top or one level down. Payloads, recorded answers, idempotency keys, timers of watched users and the conditions of replays go; ids, types, times and what became of each delivery stay; what was still to be sent is cancelled. Returns how many events, cancelled deliveries and attempts.
 Reads every event once. Old rows are in the files until vacuum, in the log and in backups for longer.
 Errors: 22023 (no user_id).';
 

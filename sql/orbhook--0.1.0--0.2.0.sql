@@ -1,9 +1,9 @@
 -- From 0.1.0 to 0.2.0: retention, and weekly partitions for events.
 --
--- New tables and functions, an index, and functions that know of them. No table that exists is rewritten, and none but
--- event_keys, at the end, is read or locked for longer than a catalogue entry takes; whoever emits without an idempotency key
--- or delivers meanwhile goes on. Events so far stay in events_default, from which they go in steps; while it is larger than 64 MiB no
--- weekly partitions are made.
+-- New tables and functions, an index, functions that know of them, and others that changed (claim, look, pacing, erase). No
+-- table that exists is rewritten, and none but event_keys, near the end, is read or locked for longer than a catalogue entry
+-- takes; whoever emits without an idempotency key or delivers meanwhile goes on. Events so far stay in events_default, from
+-- which they go in steps; while it is larger than 64 MiB no weekly partitions are made.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -929,7 +929,13 @@ begin
                 select d.webhook_id, d.due_at from orbhook.deliveries_open d
                 where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
         )
-        select q.due_at, greatest(front.free_at, s.paused_until, s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second))
+        select q.due_at,
+               greatest(front.free_at, s.paused_until,
+                        -- No send time is handed out more than a quarter of a second ahead. Calling _pace_ahead for each of
+                        -- thousands that are further away would take longer than all the rest.
+                        case when w.rate_limit_per_second is null then null
+                             when s.next_send_at > v_now + interval '500 ms' then s.next_send_at - interval '250 ms'
+                             else s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second) end)
         from (select u.webhook_id, u.due_at from waiting u order by u.due_at offset 0) q
         left join lateral (select v.* from orbhook.webhooks v where v.id = q.webhook_id limit 1) w on true
         left join lateral (select t.* from orbhook.webhook_state t where t.webhook_id = q.webhook_id limit 1) s on true
@@ -962,22 +968,11 @@ $$;
 comment on function orbhook.look(uuid) is
     'Milliseconds until there may be something to claim: 0 now, null nothing at all. Also notices dead sidecars, opens the week''s partitions, cancels what is too old and takes replays a step further; called at least once a second.';
 
-create or replace function orbhook._spacing_seconds(p_rate_limit_per_second numeric) returns double precision
-language sql immutable parallel safe
--- Without a search_path of its own, so that it is a part of the statement that calls it: with one, a call takes 10 µs.
-as $$
-    select greatest(1 operator(pg_catalog./) p_rate_limit_per_second,
-                    1.06 operator(pg_catalog./) (p_rate_limit_per_second operator(pg_catalog.+) 1))::pg_catalog.float8
-$$;
-comment on function orbhook._spacing_seconds(numeric) is
-'Seconds between two send times of a webhook, so that no second at the receiver holds more than the limit + 1. A request arrives up to 0.06 s off its send time (the sidecar gives back what it would dial more than 0.04 s late; the rest is for the way), so the requests of one second had send times within 1.06 s of each other. Limits up to 16.6 a second lose nothing by it; 100 a second are sent at 95.3.';
-
 create or replace function orbhook._pace_ahead(p_rate_limit_per_second numeric) returns interval
-language sql immutable parallel safe
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
-    select case when p_rate_limit_per_second is not null then
-                pg_catalog.make_interval(secs => least(0.25::pg_catalog.float8,
-                    64 operator(pg_catalog.*) orbhook._spacing_seconds(p_rate_limit_per_second))) end
+    select case when p_rate_limit_per_second is not null
+                then make_interval(secs => least(0.25, 64 * orbhook._spacing_seconds(p_rate_limit_per_second))) end
 $$;
 comment on function orbhook._pace_ahead(numeric) is
     'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
@@ -1043,9 +1038,12 @@ begin
             limit 1) n
     ), serving as (
         -- Lateral, each for the one before: so the walk is read as far as the limit asks for, and in its order.
-        select w.id, w.max_in_flight, w.max_age_seconds, h.held, orbhook._spacing_seconds(w.rate_limit_per_second) as spacing,
+        select w.id, w.max_in_flight, w.max_age_seconds, h.held,
+               -- A call of a function with a search_path of its own takes 10 µs: none without a limit.
+               case when w.rate_limit_per_second is not null then orbhook._spacing_seconds(w.rate_limit_per_second) end as spacing,
                greatest(s.next_send_at, v_earliest) as first_send_at,
-               v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) as last_send_at
+               case when w.rate_limit_per_second is not null
+                    then v_earliest + orbhook._pace_ahead(w.rate_limit_per_second) end as last_send_at
         from waiting q
         cross join lateral (
             select v.id, v.max_in_flight, v.max_age_seconds, v.rate_limit_per_second
@@ -1068,8 +1066,10 @@ begin
             select t.next_send_at
             from orbhook.webhook_state t
             where t.webhook_id = w.id and t.paused_until <= v_now
+              -- At most a quarter of a second ahead: no call for those that are further away.
               and (w.rate_limit_per_second is null
-                   or t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second))
+                   or (t.next_send_at <= v_earliest + interval '250 ms'
+                       and t.next_send_at <= v_earliest + orbhook._pace_ahead(w.rate_limit_per_second)))
               -- One that has its share must not take the place of one that has not.
               and h.held < least(p_share, w.max_in_flight)
             for update skip locked) s
@@ -1198,12 +1198,43 @@ comment on function orbhook.claim(uuid, integer, uuid, integer, integer, uuid[],
 'Leases up to p_batch due deliveries to a sidecar and returns them as requests. Nothing for a sidecar that is not registered, has stopped or was found dead, and nothing at all from a database that is a copy (orbhook.standing).
 p_after: the webhook of the last row of the previous claim (null at first), so that every webhook has its turn. p_lead_ms: how long claims take to come back to this sidecar, 0 to 10000; paced requests get send times after that. p_share: the most deliveries of one webhook it may hold. p_held_webhooks, p_held_counts: what it holds, of which webhooks.';
 
+create or replace function @extschema@.orbhook_erase(user_id text, out events bigint, out cancelled bigint, out attempts bigint)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_id    jsonb := to_jsonb(user_id);
+    v_ids   uuid[];
+    v_words text := '(^|[^[:alnum:]])' || regexp_replace(user_id, '([^[:alnum:]])', '\\\1', 'g') || '($|[^[:alnum:]])';
+begin
+    if coalesce(user_id, '') = '' then
+        raise exception using errcode = 'invalid_parameter_value', message = 'user_id must not be empty or null';
+    end if;
+    select array_agg(e.id) into v_ids
+    from orbhook.events e
+    where e.payload ->> 'userId' = user_id
+       or exists (select from jsonb_each(e.payload) part
+                  where jsonb_typeof(part.value) = 'object' and part.value ->> 'userId' = user_id);
+    select x.events, x.cancelled, x.attempts into events, cancelled, attempts from orbhook._erase(coalesce(v_ids, '{}')) x;
+    -- Of tables whose rows are users. Elsewhere the same key is somebody else's.
+    delete from orbhook.watch_timers t
+    where t.row_key = jsonb_build_array(user_id)::text
+      and exists (select from orbhook.watches w where w.target = t.target and w.source = 'users');
+    update orbhook.replays r
+    set selection = 'erased', finished_at = coalesce(r.finished_at, clock_timestamp())
+    where r.selection not in ('failed', 'all') and r.selection ~ v_words;
+end
+$$;
+comment on function @extschema@.orbhook_erase(text) is
+'Removes a person''s data: of every event whose payload says userId = user_id (a text or a number), at the top or one level down. Payloads, recorded answers, idempotency keys, timers of watched users and the conditions of replays go; ids, types, times and what became of each delivery stay; what was still to be sent is cancelled. Returns how many events, cancelled deliveries and attempts.
+Reads every event once. Old rows are in the files until vacuum, in the log and in backups for longer.
+Errors: 22023 (no user_id).';
+
 comment on function @extschema@.orbhook_replay(uuid, timestamptz, timestamptz, text) is
 'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts; those whose event is no longer kept (orbhook.retention) are passed over.
 Errors: 22023 (no such webhook, span, jsonpath).';
 
 -- Whoever waits for this lock makes everybody wait who comes after and gives an idempotency key. So they are let pass after a
--- tenth of a second, and it is tried again. Last, since it is kept until the commit.
+-- tenth of a second, and it is tried again. Near the end, since it is kept until the commit.
 do $lock$
 declare
     v_lock_timeout text := current_setting('lock_timeout');

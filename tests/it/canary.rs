@@ -199,7 +199,7 @@ async fn search(settings: &[(&str, &str)], way: Way) -> Vec<(&'static str, Vec<S
     let dump = cluster.run("pg_dump", &["--dbname", database.name()]);
     assert!(dump.status.success());
     look("pg_dump", &String::from_utf8_lossy(&dump.stdout));
-    look("the sidecar's log at trace, panics among it", &sidecar.stop().await);
+    look("the sidecar's log at trace", &sidecar.stop().await);
     look("the server's log", &cluster.log());
     database.execute("checkpoint").await;
     let (in_files, bytes) = canaries.find_in_files(&cluster.data_directory());

@@ -37,6 +37,22 @@ async fn a_persons_data_goes_and_the_ledger_stays() {
     assert_eq!(claimer.claim(&database, 10).await.len(), 1);
 }
 
+/// Timers are known by the key of their row, and a subscription's is not its user's.
+#[tokio::test]
+async fn somebody_elses_subscription_of_the_same_number_keeps_its_timer() {
+    let (database, ..) = with_history().await;
+    database
+        .execute(
+            "create table subs (id int primary key, user_id int, trial_ends_at timestamptz, expires_at timestamptz);
+             select orbhook_watch('subscriptions', 'subs'); insert into subs values (42, 7, null, now() + interval '1 hour')",
+        )
+        .await;
+    let timers = "select count(*) from orbhook.watch_timers";
+    assert_eq!(database.one::<i64>(timers, &[]).await, 1);
+    database.execute("select orbhook_erase('42')").await;
+    assert_eq!(database.one::<i64>(timers, &[]).await, 1);
+}
+
 #[tokio::test]
 async fn what_was_erased_is_never_sent_again() {
     let (database, claimer, _, _) = with_history().await;
