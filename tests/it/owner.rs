@@ -52,7 +52,7 @@ async fn killed_between_the_answer_and_its_settling_it_costs_one_repeat() {
     .await;
     sidecar.kill().await;
     let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
-               where query ~ 'orbhook.settle' and datname = current_database() and pid <> pg_backend_pid()";
+               where query ~ 'orbhook.settle' and wait_event_type = 'Lock' and datname = current_database()";
     assert!(holder.one::<i64>(end, &[]).await >= 1, "a settle that went on would be no kill before it");
     holder.execute("commit").await;
     let _survivor = SidecarProcess::start(&database, &[]).await;
