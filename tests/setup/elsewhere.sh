@@ -30,14 +30,14 @@ fi
 
 mkdir -p -m 755 "$prefix"
 debian=$prefix/debian-pg$pg
-"$here/../root/debian.sh" make "$debian" "$suite" "postgresql-$pg" "postgresql-server-dev-$pg" pgbouncer openssl procps \
+"$clone/tests/root/debian.sh" make "$debian" "$suite" "postgresql-$pg" "postgresql-server-dev-$pg" pgbouncer openssl procps \
     libclang-dev clang pkg-config build-essential ca-certificates curl
 
 cargo=${CARGO_HOME:-$HOME/.cargo}
 rustup=${RUSTUP_HOME:-$HOME/.rustup}
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/orbhook
 mkdir -p "$tools"
-DEBIAN_BIND="$clone $cargo $rustup $tools" "$here/../root/debian.sh" run "$debian" \
+DEBIAN_BIND="$clone $cargo $rustup $tools" "$clone/tests/root/debian.sh" run "$debian" \
     env -u PGRX_HOME -u PGRX_PG_CONFIG_PATH -u MAKEFLAGS -u MAKELEVEL -u MFLAGS \
     HOME="$HOME" LC_ALL=C.UTF-8 PATH="$cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin" PG="$pg" ORBHOOK_PREFIX="$prefix" \
     CARGO_HOME="$cargo" RUSTUP_HOME="$rustup" CARGO_NET_OFFLINE=true CARGO_TARGET_DIR="$clone/target/pg$pg" \
