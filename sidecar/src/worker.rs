@@ -356,12 +356,12 @@ impl Worker {
     }
 
     fn stood_still(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.turned_at) > STANDSTILL
+        now.saturating_duration_since(self.turned_at) > STANDSTILL && !campaign::has(Bug::IgnoredLease)
     }
 
     /// Moves what is due into free slots. Paced deliveries go first: theirs is a moment, the others' only an order.
     fn dispatch(&mut self, now: Instant) {
-        if self.stood_still(now) && !campaign::has(Bug::IgnoredLease) {
+        if self.stood_still(now) {
             self.release_waiting(now);
             self.claim_is_doubtful = self.claiming;
         }
