@@ -129,6 +129,7 @@ declare
     v_due_at  timestamptz;
     v_free_at timestamptz;
     v_next    timestamptz;
+    v_limit   integer;
 begin
     -- Told once a second, so that a sidecar learns of a takeover.
     perform orbhook._refuse_silenced(i.environment) from orbhook.instances i where i.id = p_sidecar;
@@ -150,40 +151,46 @@ begin
 
     select i.key_ids into v_key_ids from orbhook.instances i where i.id = p_sidecar;
 
-    -- In the order of due_at, as far as that can still be sooner than what was found.
-    for v_due_at, v_free_at in
-        with recursive waiting (webhook_id, due_at) as (
-            (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
-            union all
-            select n.webhook_id, n.due_at
-            from waiting w
+    -- Where much is due, the first few have some of it; then nobody asks the others, each of which has to pass over what has
+    -- left its queue and is not vacuumed yet.
+    foreach v_limit in array array[3, null] loop
+        v_next := null;
+        -- In the order of due_at, as far as that can still be sooner than what was found.
+        for v_due_at, v_free_at in
+            with recursive waiting (webhook_id, due_at) as (
+                (select d.webhook_id, d.due_at from orbhook.deliveries_open d order by d.webhook_id, d.due_at limit 1)
+                union all
+                select n.webhook_id, n.due_at
+                from waiting w
+                cross join lateral (
+                    select d.webhook_id, d.due_at from orbhook.deliveries_open d
+                    where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
+            )
+            select q.due_at,
+                   greatest(front.free_at, s.paused_until,
+                            -- No send time is handed out more than a quarter of a second ahead. Calling _pace_ahead for each of
+                            -- thousands that are further away would take longer than all the rest.
+                            case when w.rate_limit_per_second is null then null
+                                 when s.next_send_at > v_now + interval '500 ms' then s.next_send_at - interval '250 ms'
+                                 else s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second) end)
+            from (select u.webhook_id, u.due_at from (select * from waiting limit v_limit) u order by u.due_at offset 0) q
+            left join lateral (select v.* from orbhook.webhooks v where v.id = q.webhook_id limit 1) w on true
+            left join lateral (select t.* from orbhook.webhook_state t where t.webhook_id = q.webhook_id limit 1) s on true
             cross join lateral (
-                select d.webhook_id, d.due_at from orbhook.deliveries_open d
-                where d.webhook_id > w.webhook_id order by d.webhook_id, d.due_at limit 1) n
-        )
-        select q.due_at,
-               greatest(front.free_at, s.paused_until,
-                        -- No send time is handed out more than a quarter of a second ahead. Calling _pace_ahead for each of
-                        -- thousands that are further away would take longer than all the rest.
-                        case when w.rate_limit_per_second is null then null
-                             when s.next_send_at > v_now + interval '500 ms' then s.next_send_at - interval '250 ms'
-                             else s.next_send_at - orbhook._pace_ahead(w.rate_limit_per_second) end)
-        from (select u.webhook_id, u.due_at from waiting u order by u.due_at offset 0) q
-        left join lateral (select v.* from orbhook.webhooks v where v.id = q.webhook_id limit 1) w on true
-        left join lateral (select t.* from orbhook.webhook_state t where t.webhook_id = q.webhook_id limit 1) s on true
-        cross join lateral (
-            -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
-            select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
-            from (select o.lease_until, o.claimed_by, o.due_at
-                  from orbhook.deliveries_open o
-                  where o.webhook_id = q.webhook_id
-                  order by o.due_at
-                  limit coalesce(w.max_in_flight, 1)) d) front
-        where w.id is null
-           or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}')))
-    loop
-        exit when v_due_at >= v_next;
-        v_next := least(v_next, v_free_at);
+                -- The front of the queue holds what is under way; with the cap reached, the next place is free when a lease ends.
+                select min(case when d.lease_until > v_now and d.claimed_by <> all (v_dead) then d.lease_until else d.due_at end) as free_at
+                from (select o.lease_until, o.claimed_by, o.due_at
+                      from orbhook.deliveries_open o
+                      where o.webhook_id = q.webhook_id and o.due_at >= q.due_at
+                      order by o.due_at
+                      limit coalesce(w.max_in_flight, 1)) d) front
+            where w.id is null
+               or (w.active and not w.paused and (w.key_ids is null or w.key_ids <@ coalesce(v_key_ids, '{}')))
+        loop
+            exit when v_due_at >= v_next;
+            v_next := least(v_next, v_free_at);
+            exit when v_next <= v_now;
+        end loop;
         exit when v_next <= v_now;
     end loop;
 

@@ -59,6 +59,48 @@ $$;
 comment on function orbhook._pace_ahead(numeric) is
     'How far ahead send times are handed out: a quarter of a second, so that a pause takes effect within it, and at most 64 of them. Null without a limit.';
 
+create function orbhook._begin_claim() returns boolean
+language c volatile
+as 'MODULE_PATHNAME', 'begin_claim_wrapper';
+comment on function orbhook._begin_claim() is
+    'Forgets the fronts of queues that this session has remembered for a second, or for up to ten where finding them took long. True when the horizon is to be read before the claim goes on.';
+
+create function orbhook._note_horizon(p_horizon timestamptz) returns void
+language c volatile
+as 'MODULE_PATHNAME', 'note_horizon_wrapper';
+comment on function orbhook._note_horizon(timestamptz) is
+    'Until further notice this session remembers fronts as far as that; null: not at all.';
+
+create function orbhook._next_front(p_after uuid) returns uuid
+language c volatile strict
+as 'MODULE_PATHNAME', 'next_front_wrapper';
+comment on function orbhook._next_front(uuid) is
+    'The first webhook after this one whose front this session remembers; null: none.';
+
+create function orbhook._front(p_webhook uuid) returns timestamptz
+language c stable strict
+as 'MODULE_PATHNAME', 'front_wrapper';
+comment on function orbhook._front(uuid) is
+    'Nothing of this webhook is pending that was due before, as far as this session remembers; null: it does not.';
+
+create function orbhook._remember_front(p_webhook uuid, p_front timestamptz) returns timestamptz
+language c volatile strict
+as 'MODULE_PATHNAME', 'remember_front_wrapper';
+comment on function orbhook._remember_front(uuid, timestamptz) is
+    'Remembers that nothing of this webhook is pending that was due before, as far as the horizon reaches. Returns p_front.';
+
+create function orbhook._horizon(p_now timestamptz) returns timestamptz
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+    -- The sessions first: whoever prepares its transaction in between is then in both lists, and not in neither.
+    select case when not exists (select from pg_prepared_xacts p where p.database = current_database())
+                then least(min(s.xact_start), p_now) - interval '100 ms' end
+    from pg_stat_get_activity(null) s
+    where s.backend_xid is not null and s.datid = (select d.oid from pg_database d where d.datname = current_database())
+$$;
+comment on function orbhook._horizon(timestamptz) is
+'What becomes visible from now on was made due after this: it lies before the beginning of every transaction here that writes, and 0.1 s before p_now (a clock reading), as an emit reads the clock before it begins to write. Null when a transaction is prepared, of which nobody knows when it began.';
+
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
 -- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index
 -- whatever the planner believes: lateral, limited.
@@ -67,14 +109,16 @@ create function orbhook.claim(
     p_lead_ms integer default 0, p_share integer default 1000,
     p_held_webhooks uuid[] default '{}', p_held_counts integer[] default '{}') returns setof orbhook.request
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
     v_now       timestamptz := clock_timestamp();
     -- No paced request can be on its way before the claim is back.
     v_earliest  timestamptz := v_now + make_interval(secs => least(greatest(p_lead_ms, 0), 10000) / 1000.0);
     v_dead      uuid[] := orbhook._dead_sidecars();
-    v_after     constant uuid := coalesce(p_after, '00000000-0000-0000-0000-000000000000');
+    v_first     constant uuid := '00000000-0000-0000-0000-000000000000';
+    v_last      constant uuid := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+    v_after     constant uuid := coalesce(p_after, v_first);
     v_ids       uuid[];
     v_send_at   timestamptz[];
     v_requests  orbhook.request[];
@@ -96,31 +140,43 @@ begin
         perform set_config('synchronous_commit', 'on', true);
     end if;
 
+    if orbhook._begin_claim() then
+        perform orbhook._note_horizon(orbhook._horizon(v_now));
+    end if;
+
+    -- After the horizon was read, so that its snapshot has all that was committed by then.
     with recursive waiting (webhook_id, due_at, is_second_part) as (
-        -- One step from each webhook to the next along the index (webhook_id, due_at): after p_after to the end, and from
-        -- the beginning to p_after.
-        (select f.*
-         from ((select d.webhook_id, d.due_at, false from orbhook.deliveries_open d
-                where d.webhook_id > v_after order by d.webhook_id, d.due_at limit 1)
-               union all
-               (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
-                where d.webhook_id <= v_after order by d.webhook_id, d.due_at limit 1)) f
-         limit 1)
+        -- From each webhook to the next along the index (webhook_id, due_at): after p_after to the end, and from the
+        -- beginning to p_after. Deliveries that are gone lie before the front of a queue, tens of thousands between two
+        -- vacuums: only this walk passes over them, and where the session remembers a front, nobody does.
+        select v_after, 'infinity'::timestamptz, false
         union all
         select n.*
         from waiting w
         cross join lateral (
+            select coalesce(orbhook._next_front(w.webhook_id), v_last) as webhook_id,
+                   case when w.is_second_part then v_after else v_last end as end_id
+            offset 0) k
+        cross join lateral (
+            -- One that is not remembered, before the next that is;
             (select d.webhook_id, d.due_at, w.is_second_part from orbhook.deliveries_open d
-             where d.webhook_id > w.webhook_id and (not w.is_second_part or d.webhook_id <= v_after)
+             where d.webhook_id > w.webhook_id and d.webhook_id < k.webhook_id and d.webhook_id <= k.end_id
              order by d.webhook_id, d.due_at limit 1)
             union all
-            (select d.webhook_id, d.due_at, true from orbhook.deliveries_open d
-             where not w.is_second_part and d.webhook_id <= v_after
-             order by d.webhook_id, d.due_at limit 1)
+            -- that one from its front on, or nothing of it, to go on behind it;
+            (select k.webhook_id,
+                    coalesce((select d.due_at from orbhook.deliveries_open d
+                              where d.webhook_id = k.webhook_id and d.due_at >= orbhook._front(k.webhook_id)
+                              order by d.due_at limit 1), 'infinity'),
+                    w.is_second_part
+             where k.webhook_id < v_last and k.webhook_id <= k.end_id)
+            union all
+            -- after the last, again from the beginning.
+            (select v_first, 'infinity', true where not w.is_second_part)
             limit 1) n
     ), serving as (
         -- Lateral, each for the one before: so the walk is read as far as the limit asks for, and in its order.
-        select w.id, w.max_in_flight, w.max_age_seconds, h.held,
+        select w.id, w.max_in_flight, w.max_age_seconds, h.held, orbhook._remember_front(q.webhook_id, q.due_at) as front_at,
                -- A call of a function with a search_path of its own takes 10 µs: none without a limit.
                case when w.rate_limit_per_second is not null then orbhook._spacing_seconds(w.rate_limit_per_second) end as spacing,
                greatest(s.next_send_at, v_earliest) as first_send_at,
@@ -139,7 +195,7 @@ begin
             select true
             from (select d.lease_until, d.claimed_by
                   from orbhook.deliveries_open d
-                  where d.webhook_id = w.id and d.due_at <= v_now and not d.is_test
+                  where d.webhook_id = w.id and d.due_at between q.due_at and v_now and not d.is_test
                   order by d.due_at
                   limit w.max_in_flight) u
             where u.lease_until is null or u.lease_until <= v_now or u.claimed_by = any (v_dead)
@@ -174,7 +230,7 @@ begin
             select array_agg(u.id) as ids, max(u.due_at) as last_due_at
             from (select d.id, d.due_at
                   from orbhook.deliveries_open d
-                  where d.webhook_id = h.id and d.due_at <= v_now and not d.is_test
+                  where d.webhook_id = h.id and d.due_at between h.front_at and v_now and not d.is_test
                     and (d.lease_until is null or d.lease_until <= v_now or d.claimed_by = any (v_dead))
                     -- look cancels these; they take nobody's place and no send time.
                     and (h.max_age_seconds is null
@@ -184,7 +240,7 @@ begin
         cross join lateral (
             select count(*) as leased
             from (select from orbhook.deliveries_open d
-                  where d.webhook_id = h.id and d.due_at <= f.last_due_at and not d.is_test
+                  where d.webhook_id = h.id and d.due_at between h.front_at and f.last_due_at and not d.is_test
                     and d.lease_until > v_now and d.claimed_by <> all (v_dead)
                   order by d.due_at
                   limit h.max_in_flight) u) l
@@ -218,7 +274,10 @@ begin
     from (select c.delivery_id as id, c.send_at from chosen c union all select t.id, t.send_at from tests t) a;
 
     if v_ids is null then
-        perform orbhook._cancel_deliveries_without_webhook();
+        -- That walks from webhook to webhook too, and is in no hurry: not while there are fronts to remember.
+        if orbhook._next_front(v_first) is null then
+            perform orbhook._cancel_deliveries_without_webhook();
+        end if;
         return;
     end if;
 

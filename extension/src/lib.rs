@@ -5,6 +5,7 @@
 //! * `emit`: records an event and its deliveries in the caller's transaction; `payload` measures and reads it, `json` makes one;
 //!   `subscription` says who gets it, `ledger` writes the rows, `stale` forgets what has changed, `statement` keeps what is prepared;
 //! * `doorbell`: wakes a sidecar at commit, but only when one sleeps;
+//! * `front`: where each queue began when this session claimed last;
 //! * `webhook`, `render`, `judge`: thin SQL-callable faces of the pure crate `orbhook-providers`;
 //! * `watch`: triggers that emit for application tables;
 //! * `seal`: secrets sealed on their way in; where this database is;
@@ -20,6 +21,7 @@ mod doorbell;
 mod emit;
 mod explain;
 mod fault;
+mod front;
 mod identity;
 mod json;
 mod judge;

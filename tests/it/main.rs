@@ -23,6 +23,7 @@ mod explain; // what is explained is what then happens
 mod failover; // another server takes over
 mod filter; // which events pass a filter
 mod found; // what the crash campaign found
+mod front; // where a queue begins, remembered
 mod golden; // compares with a file that a person has read
 mod graphql; // the document's test call, on the sidecar's admin listener
 mod health; // when a webhook is switched off, and who hears of it
