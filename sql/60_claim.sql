@@ -92,14 +92,16 @@ comment on function orbhook._remember_front(uuid, timestamptz) is
 create function orbhook._horizon(p_now timestamptz) returns timestamptz
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-    -- The sessions first: whoever prepares its transaction in between is then in both lists, and not in neither.
-    select case when not exists (select from pg_prepared_xacts p where p.database = current_database())
+    -- The sessions first: whoever prepares its transaction in between is then in both lists, and not in neither. One with
+    -- track_activities off does not say when it began.
+    select case when count(*) = count(s.xact_start)
+                     and not exists (select from pg_prepared_xacts p where p.database = current_database())
                 then least(min(s.xact_start), p_now) - interval '100 ms' end
     from pg_stat_get_activity(null) s
     where s.backend_xid is not null and s.datid = (select d.oid from pg_database d where d.datname = current_database())
 $$;
 comment on function orbhook._horizon(timestamptz) is
-'What becomes visible from now on was made due after this: it lies before the beginning of every transaction here that writes, and 0.1 s before p_now (a clock reading), as an emit reads the clock before it begins to write. Null when a transaction is prepared, of which nobody knows when it began.';
+'What becomes visible from now on was made due after this: it lies before the beginning of every transaction here that writes, and 0.1 s before p_now (a clock reading), as an emit reads the clock before it begins to write. Null when there is one of which nobody knows when it began: prepared, or with track_activities off.';
 
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
 -- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index

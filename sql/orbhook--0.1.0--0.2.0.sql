@@ -587,7 +587,7 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_replay  orbhook.replays;
-    v_now     timestamptz := clock_timestamp();
+    v_now     timestamptz;
     v_ids     uuid[];
     v_reached uuid;
     v_seen    bigint;
@@ -604,6 +604,8 @@ begin
     if not found then
         return false;
     end if;
+    -- With a row locked this transaction counts as one that writes, and no claim passes on beyond what it makes due.
+    v_now := clock_timestamp();
 
     select array_agg(s.id), count(*), (array_agg(s.id order by s.id desc))[1]
     into v_ids, v_seen, v_reached
@@ -1017,14 +1019,16 @@ comment on function orbhook._remember_front(uuid, timestamptz) is
 create function orbhook._horizon(p_now timestamptz) returns timestamptz
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-    -- The sessions first: whoever prepares its transaction in between is then in both lists, and not in neither.
-    select case when not exists (select from pg_prepared_xacts p where p.database = current_database())
+    -- The sessions first: whoever prepares its transaction in between is then in both lists, and not in neither. One with
+    -- track_activities off does not say when it began.
+    select case when count(*) = count(s.xact_start)
+                     and not exists (select from pg_prepared_xacts p where p.database = current_database())
                 then least(min(s.xact_start), p_now) - interval '100 ms' end
     from pg_stat_get_activity(null) s
     where s.backend_xid is not null and s.datid = (select d.oid from pg_database d where d.datname = current_database())
 $$;
 comment on function orbhook._horizon(timestamptz) is
-'What becomes visible from now on was made due after this: it lies before the beginning of every transaction here that writes, and 0.1 s before p_now (a clock reading), as an emit reads the clock before it begins to write. Null when a transaction is prepared, of which nobody knows when it began.';
+'What becomes visible from now on was made due after this: it lies before the beginning of every transaction here that writes, and 0.1 s before p_now (a clock reading), as an emit reads the clock before it begins to write. Null when there is one of which nobody knows when it began: prepared, or with track_activities off.';
 
 -- The settings keep the plan the same from an empty table to a million rows: made while the queue was empty, a plan would
 -- scan it as a whole, and planning anew for each call costs more than the call. Joins with big tables are look-ups by index

@@ -59,7 +59,7 @@ pub(crate) fn record(
     }
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let event = Event {
+    let mut event = Event {
         id: identity::new_uuid(),
         event_type,
         payload: &datum,
@@ -74,6 +74,10 @@ pub(crate) fn record(
     {
         return Ok(earlier);
     }
+    // Filters and the wait for a key may have taken long, and claims may have passed on meanwhile: what is due before the
+    // front of its queue would be found late (front.rs).
+    // SAFETY: reads the clock.
+    event.due_at = event.due_at.max(unsafe { pg_sys::GetCurrentTimestamp() });
     insert(&event, &subscribers)?;
     Ok(event.id)
 }

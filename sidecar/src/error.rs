@@ -185,6 +185,10 @@ impl DatabaseError {
         if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
             return DatabaseError::Standby { server: server.to_owned() };
         }
+        // ALTER EXTENSION UPDATE brought a function that the library of before has not got, and this session has that one loaded.
+        if *code == SqlState::UNDEFINED_FUNCTION {
+            return DatabaseError::Lost { reason: db.message().to_owned() };
+        }
         // 57P01 to 57P05: shut down, crashed, starting up, database dropped, idle too long. 08: connection exceptions.
         if code.code().starts_with("57P") || code.code().starts_with("08") {
             return DatabaseError::Lost { reason: db.message().to_owned() };

@@ -1,6 +1,6 @@
 //! A session that claims again and again passes over what has left a queue, and over nothing else.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use orbhook_tests::{Claimed, Claimer, DEADLINE, Database, Session, answered, generic, wait_until};
 use serde_json::json;
@@ -34,7 +34,9 @@ async fn under_an_old_snapshot_a_claim_reads_no_more_of_what_has_left_the_queue(
 async fn what_commits_late_is_claimed_at_once_although_the_front_has_passed_on() {
     let queue = Queue::new().await;
     let late = queue.database.connect().await;
-    for _ in 0..4 {
+    // With it off, nobody can see when a session's transaction began.
+    for track_activities in ["on", "off", "on", "off"] {
+        late.execute(&format!("set track_activities = {track_activities}")).await;
         late.execute("begin").await;
         let delivery: Uuid = emit(&late).await;
         queue.pass_on().await;
@@ -56,6 +58,26 @@ async fn what_was_prepared_is_claimed_at_once_although_the_front_has_passed_on()
         late.execute(&format!("commit prepared '{name}'")).await;
         assert_eq!(queue.claim_and_deliver().await, [delivery]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_emit_that_had_to_wait_makes_due_is_not_due_before_it_could_go_on() {
+    const EMIT: &str = "select orbhook_emit('USER_CREATED', '{}', 'key')";
+    let queue = Queue::new().await;
+    let (first, second) = (queue.database.connect().await, queue.database.connect().await);
+    first.execute("begin").await;
+    first.execute(EMIT).await;
+    let waiting = tokio::spawn(async move { second.one::<Uuid>(EMIT, &[]).await });
+    wait_until("the second to wait", DEADLINE, async || {
+        let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        (queue.database.one::<i64>(waits, &[]).await == 1).then_some(())
+    })
+    .await;
+    let let_go: SystemTime = queue.database.one("select clock_timestamp()", &[]).await;
+    first.execute("rollback").await;
+    let event = waiting.await.unwrap();
+    let due = "select due_at from orbhook.deliveries_open where event_id = $1";
+    assert!(queue.database.one::<SystemTime>(due, &[&event]).await >= let_go);
 }
 
 #[tokio::test]

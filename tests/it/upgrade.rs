@@ -148,6 +148,32 @@ async fn a_new_library_and_a_new_sidecar_work_with_the_previous_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_library_lacks_a_function_of_the_schema_is_given_up_for_a_new_one() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    database.create_webhook(generic(&receiver.url("/hook"))).await;
+    let _sidecar = SidecarProcess::start(&database, &[]).await;
+    database.emit("USER_ACTION", json!({"n": 1})).await;
+    receiver.requests(1).await;
+
+    let rename = async |from: &str, to: &str| {
+        database.execute(&format!("alter function orbhook.{from}() rename to {to}")).await;
+    };
+    let claiming = "select coalesce(max(pid), 0) from pg_stat_activity
+                    where datname = current_database() and query like '%orbhook.claim(%' and pid <> pg_backend_pid()";
+    let before: i32 = database.one(claiming, &[]).await;
+    assert_ne!(before, 0);
+    rename("_begin_claim", "_gone").await;
+    database.emit("USER_ACTION", json!({"n": 2})).await;
+    wait_until("another session", DEADLINE, async || {
+        let now: i32 = database.one(claiming, &[]).await;
+        (now != 0 && now != before).then_some(())
+    })
+    .await;
+    rename("_gone", "_begin_claim").await;
+    receiver.requests(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_under_load_loses_nothing_and_lets_nobody_wait() {
     const EVENTS: i64 = 400;
     let (database, receiver) = (of_version(RELEASED[0]).await, Receiver::start().await);
