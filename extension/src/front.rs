@@ -1,8 +1,8 @@
 //! Where each queue begins, remembered by a session that claims again and again.
 //!
 //! Deliveries leave a queue at its front. What has left stays in the index until somebody vacuums, and cannot be vacuumed
-//! while an old snapshot is open: 300,000 of them made a claim read the index 100 times as long. A claim that begins at the
-//! front it found the last time reads none of them again.
+//! while an old snapshot is open: with 300,000 of them a sidecar delivered 250 a second in place of 4,700. A claim that begins
+//! at the front it found the last time reads none of them again.
 //!
 //! What must stay true: a front is passed on only as far as the horizon, before which no transaction that is still under way
 //! can have made a delivery due (`orbhook._horizon`). Emits make nothing due in the past. What else moves a delivery to the
@@ -36,7 +36,7 @@ type Webhook = [u8; 16];
 struct Fronts {
     since: Option<Instant>,
     claimed: Option<Instant>,
-    /// How long the first claim since then took to pass over everything.
+    /// How long the first claim since then took to reach the last webhook that it served.
     reading: Duration,
     horizon: Option<pg_sys::TimestampTz>,
     horizon_read: Option<Instant>,
