@@ -109,7 +109,7 @@ impl<'a> Checker<'a> {
         let committed = history.database.events.iter().map(|(id, (token, _))| (*token, *id)).collect();
         let lagging = history.faults.iter().filter(|fault| fault.kind == Kind::PromotedLagging);
         let lost_times = lagging.map(|Fault { from, to, .. }| (*from - SECOND, *to + SECOND)).collect();
-        let excuses = Excuses::of(&history.faults, history.standstill);
+        let excuses = Excuses::of(&history.faults);
         let verdict = Verdict::default();
         Checker { history, excuses, by_delivery, committed, lost_times, verdict }
     }

@@ -117,9 +117,7 @@ pub(crate) struct Excuses {
 }
 
 impl Excuses {
-    /// `standstill`: the longest that this program itself stood still. A process that aborts does so by itself, and its end is
-    /// noticed that much later; others may have taken over meanwhile.
-    pub(crate) fn of(faults: &[Fault], standstill: Micros) -> Excuses {
+    pub(crate) fn of(faults: &[Fault]) -> Excuses {
         let mut excuses = Excuses {
             all: Vec::new(),
             by_process: HashMap::new(),
@@ -127,10 +125,6 @@ impl Excuses {
             terminated: HashMap::new(),
         };
         for fault in faults {
-            let mut fault = fault.clone();
-            if fault.kind == Kind::SidecarAborted {
-                fault.from -= standstill;
-            }
             if fault.kind == Kind::SidecarTerminated {
                 for process in &fault.processes {
                     excuses.terminated.insert(process.clone(), fault.from);
