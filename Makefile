@@ -65,6 +65,7 @@ test: extension ## all tests: each crate's own, then extension, sidecar and rece
 	$(MAKE) --no-print-directory test-extension
 	$(MAKE) --no-print-directory test-suite
 	cargo build --release $(CAMPAIGN)
+	$(CARGO_TEST) --package orbhook-tests --features orbhook-sidecar/campaign,orbhook-tests/campaign --bin campaign
 	$(ELSEWHERE) $(TARGET)/release/campaign --minutes 3 --seed 1
 
 test-suite: extension ## those of them that are about extension, sidecar and receiver together

@@ -113,7 +113,7 @@ pub(crate) async fn run(settings: &Settings) -> Outcome {
     let faults = Arc::new(Faults::create(&directory, clock));
     let signals = Arc::new(Signals::default());
     emitters::preload(settings.preload, &stage, &ledger).await;
-    let (fleet, keepers) = Fleet::start(&stage, &faults, &directory, settings.orders.clone());
+    let (fleet, keepers) = Fleet::start(&stage, &faults, &directory, clock, settings.orders.clone());
     let mut emitters =
         emitters::start(settings.emitters, settings.seed, &stage, &ledger, &signals, settings.commits);
     let operator = settings.with_operator.then(|| {

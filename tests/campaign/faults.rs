@@ -86,8 +86,15 @@ impl Faults {
     }
 
     pub(crate) fn instant(&self, kind: Kind, process: &str) {
-        let fault = self.begin(kind, vec![process.to_owned()], Vec::new());
-        self.end(fault);
+        self.instant_at(self.clock.now(), kind, process);
+    }
+
+    /// What was noticed only afterwards, at the time when it happened.
+    pub(crate) fn instant_at(&self, at: Micros, kind: Kind, process: &str) {
+        let mut book = self.book();
+        book.1.write_all(format!("{at} {kind:?} {process}\n").as_bytes()).expect("the faults are written");
+        let processes = vec![process.to_owned()];
+        book.0.push(Fault { kind, from: at, to: at, processes, registrations: Vec::new() });
     }
 
     /// Who lost a session, which is known only afterwards.

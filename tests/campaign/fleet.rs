@@ -13,6 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use crate::clock::{Clock, Micros};
 use crate::faults::{Faults, Kind};
 use crate::stage::{Stage, send_signal};
 
@@ -43,6 +44,7 @@ pub(crate) struct Fleet {
     stage: Arc<Stage>,
     faults: Arc<Faults>,
     directory: PathBuf,
+    clock: Clock,
     orders: Orders,
     slots: Vec<Slot>,
     is_stopping: AtomicBool,
@@ -76,6 +78,7 @@ impl Fleet {
         stage: &Arc<Stage>,
         faults: &Arc<Faults>,
         directory: &Path,
+        clock: Clock,
         orders: Orders,
     ) -> (Arc<Fleet>, JoinSet<()>) {
         let slots = (0..orders.sidecars).map(|_| Slot::default()).collect();
@@ -83,6 +86,7 @@ impl Fleet {
             stage: Arc::clone(stage),
             faults: Arc::clone(faults),
             directory: directory.to_owned(),
+            clock,
             orders,
             slots,
             is_stopping: AtomicBool::new(false),
@@ -227,7 +231,9 @@ impl Fleet {
             let point = points[random.random_range(0..points.len())];
             let action = if aborts { "abort" } else { "stop" };
             let pass = random.random_range(1..30);
-            command.env("ORBHOOK_CAMPAIGN_POINT", format!("{point}:{action}:{pass}"));
+            command
+                .env("ORBHOOK_CAMPAIGN_POINT", format!("{point}:{action}:{pass}"))
+                .env("ORBHOOK_CAMPAIGN_MOMENT", self.moment_file(name));
         }
         if let Some(bug) = self.orders.bug {
             command.env("ORBHOOK_CAMPAIGN_BUG", bug);
@@ -256,14 +262,29 @@ impl Fleet {
         match (status.code(), status.signal()) {
             // SIGKILL and SIGTERM are in the book already.
             (Some(0), _) | (_, Some(KILL)) => {}
-            (_, Some(ABORT)) => self.faults.instant(Kind::SidecarAborted, name),
+            // Excused is only what it was told to do, and from when it did it: this may be noticed much later.
+            (_, Some(ABORT)) => match take_moment(&self.moment_file(name), self.clock) {
+                Some(at) => self.faults.instant_at(at, Kind::SidecarAborted, name),
+                None => self.surprise(format!("{name} aborted at no point that was chosen")),
+            },
             _ => self.surprise(format!("{name} ended with {status}")),
         }
+    }
+
+    fn moment_file(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.moment"))
     }
 
     fn surprise(&self, what: String) {
         self.surprises.lock().expect("nobody panics with it").push(what);
     }
+}
+
+/// What the process wrote when it ended itself.
+fn take_moment(file: &Path, clock: Clock) -> Option<Micros> {
+    let unix_us = fs::read_to_string(file).ok()?.parse().ok()?;
+    drop(fs::remove_file(file));
+    Some(clock.at_unix(unix_us))
 }
 
 /// A program that is built beside this one.
@@ -292,4 +313,19 @@ fn hears_sigterm(pid: u32) -> bool {
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let caught = u64::from_str_radix(field("SigCgt:"), 16).unwrap_or_default();
     caught & (1 << (TERM - 1)) != 0 || field("State:").starts_with('Z')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abort_lies_where_the_process_says_it_was_and_not_where_it_was_noticed() {
+        let clock = Clock::start();
+        let file = std::env::temp_dir().join(format!("orbhook-moment-{}", std::process::id()));
+        let unix_us = 1_800_000_000_000_000;
+        fs::write(&file, unix_us.to_string()).unwrap();
+        assert_eq!(take_moment(&file, clock), Some(clock.at_unix(unix_us)));
+        assert_eq!(take_moment(&file, clock), None, "one that was not told to");
+    }
 }

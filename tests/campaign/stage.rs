@@ -260,24 +260,15 @@ impl Stage {
 
     /// Ends sessions of sidecars: all, or one. Returns the registrations whose session it was.
     pub(crate) async fn terminate_sidecar_sessions(&self, which: Option<u64>) -> Vec<Uuid> {
-        // A registration's advisory lock says which session is whose.
-        let sql = "select a.pid, i.id from pg_stat_activity a \
-                   left join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.classid = 1869767273 \
-                   left join orbhook.instances i on i.died_at is null and i.stopped_at is null \
-                        and orbhook._sidecar_key(i.id) = l.objid::bigint::bit(32)::integer \
-                   where a.application_name = 'orbhook' order by a.pid";
         let Ok(client) = self.connect().await else { return Vec::new() };
-        let Ok(mut rows) = client.query(sql, &[]).await else { return Vec::new() };
+        let Ok(mut listed) = SidecarSessions::list(&client).await else { return Vec::new() };
         if let Some(which) = which
-            && !rows.is_empty()
+            && !listed.sessions.is_empty()
         {
-            let chosen = usize::try_from(which).unwrap_or(0) % rows.len();
-            rows = rows.drain(chosen..=chosen).collect();
+            let chosen = usize::try_from(which).unwrap_or(0) % listed.sessions.len();
+            listed.sessions = listed.sessions.drain(chosen..=chosen).collect();
         }
-        for row in &rows {
-            drop(client.execute("select pg_terminate_backend($1)", &[&row.get::<_, i32>(0)]).await);
-        }
-        rows.iter().filter_map(|row| row.get(1)).collect()
+        listed.terminate(&client).await
     }
 
     /// pg_amcheck over the whole database, indexes against their tables. Empty: nothing found.
@@ -308,8 +299,89 @@ impl Stage {
     }
 }
 
+/// The sessions of sidecars at one moment.
+struct SidecarSessions {
+    /// Process id, and the registration whose lock it holds.
+    sessions: Vec<(i32, Option<Uuid>)>,
+    /// All registrations there were.
+    registrations: Vec<Uuid>,
+}
+
+impl SidecarSessions {
+    async fn list(client: &Client) -> Result<SidecarSessions, Error> {
+        // First, so that nobody is among these whom the sessions do not tell of.
+        let registrations = client.query("select id from orbhook.instances", &[]).await?;
+        // A registration's advisory lock says which session is whose.
+        let sql = "select a.pid, i.id from pg_stat_activity a \
+                   left join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.classid = 1869767273 \
+                   left join orbhook.instances i on i.died_at is null and i.stopped_at is null \
+                        and orbhook._sidecar_key(i.id) = l.objid::bigint::bit(32)::integer \
+                   where a.application_name = 'orbhook' order by a.pid";
+        let sessions = client.query(sql, &[]).await?;
+        Ok(SidecarSessions {
+            sessions: sessions.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            registrations: registrations.iter().map(|row| row.get(0)).collect(),
+        })
+    }
+
+    /// Waits until they are gone. Returns the registrations whose session it was.
+    async fn terminate(self, client: &Client) -> Vec<Uuid> {
+        for (pid, _) in &self.sessions {
+            drop(client.execute("select pg_terminate_backend($1, 5000)", &[pid]).await);
+        }
+        let mut registrations: Vec<Uuid> = self.sessions.iter().filter_map(|(_, id)| *id).collect();
+        // A session that belonged to nobody may have registered since.
+        let sql = "select id from orbhook.instances where id <> all ($1) and stopped_at is null and has_lock \
+                   and not exists (select from pg_locks where locktype = 'advisory' and classid = 1869767273 \
+                        and objid::bigint::bit(32)::integer = orbhook._sidecar_key(id))";
+        if self.sessions.iter().any(|(_, id)| id.is_none())
+            && let Ok(rows) = client.query(sql, &[&self.registrations]).await
+        {
+            registrations.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
+        }
+        registrations.sort_unstable();
+        registrations.dedup();
+        registrations
+    }
+}
+
 /// Sends a signal by name; false if the process is gone.
 pub(crate) fn send_signal(pid: u32, name: &str) -> bool {
     let status = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).output();
     status.is_ok_and(|output| output.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_registers_between_the_list_and_the_end_of_its_session_is_blamed_too() {
+        let stage = Stage::build(false, Commits::Durable).await;
+        let client = stage.connect().await.unwrap();
+        let [before, since, after] = [sidecar(&stage).await, sidecar(&stage).await, sidecar(&stage).await];
+        let before_id = register(&before).await;
+        let mut listed = SidecarSessions::list(&client).await.unwrap();
+        let pid: i32 = after.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+        listed.sessions.retain(|(listed, _)| *listed != pid);
+        let since_id = register(&since).await;
+        register(&after).await;
+        let mut expected = vec![before_id, since_id];
+        expected.sort_unstable();
+        assert_eq!(listed.terminate(&client).await, expected);
+        after.simple_query("select").await.expect("it was not on the list");
+    }
+
+    async fn sidecar(stage: &Stage) -> Client {
+        let client = stage.connect_as(SENDER).await.unwrap();
+        client.batch_execute("set application_name = 'orbhook'").await.unwrap();
+        client
+    }
+
+    async fn register(client: &Client) -> Uuid {
+        let id = Uuid::new_v4();
+        let sql = "select orbhook.register($1, 'a sidecar', '1', true)";
+        assert!(client.query_one(sql, &[&id]).await.unwrap().get::<_, bool>(0));
+        id
+    }
 }

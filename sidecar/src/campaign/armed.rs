@@ -6,6 +6,7 @@ use std::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use reqwest::header::{HeaderMap, HeaderValue};
@@ -15,6 +16,10 @@ use crate::delivery::Ticket;
 
 /// `point:action:pass`, as in `after_claim:abort:3`: at the third pass. Actions: `abort`, and `stop` (SIGSTOP to itself).
 const POINT_VARIABLE: &str = "ORBHOOK_CAMPAIGN_POINT";
+
+/// The file that gets the moment at which it happens, in microseconds since 1970: whoever waits for this process may notice
+/// its end late.
+const MOMENT_VARIABLE: &str = "ORBHOOK_CAMPAIGN_MOMENT";
 
 /// A bug's name, as in `settle_before_send`.
 const BUG_VARIABLE: &str = "ORBHOOK_CAMPAIGN_BUG";
@@ -35,6 +40,9 @@ pub(crate) fn pass(point: Point) {
     }
     tracing::warn!(?point, stops = trigger.stops, "the campaign's moment has come");
     if !trigger.stops {
+        let unix_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        let written = std::env::var(MOMENT_VARIABLE).map(|file| std::fs::write(file, unix_us.to_string()));
+        tracing::warn!(?written, "the campaign ends it");
         std::process::abort();
     }
     // Returns when somebody has sent SIGCONT.
