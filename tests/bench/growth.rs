@@ -80,16 +80,16 @@ async fn grow_history(database: &Database) {
     for _ in 0..FINISHED / STEP {
         database
             .execute(&format!(
-                "with model as (select * from orbhook.deliveries where status = 'delivered' limit 1),
-                      made as (select orbhook._new_id() as id, n from generate_series(1, {STEP}) n),
+                "with model as (select d, t from orbhook.deliveries d join orbhook.attempts t on t.delivery_id = d.id
+                                where d.status = 'delivered' limit 1),
+                      made as (select orbhook._new_id() as id from generate_series(1, {STEP})),
                       history as (
                           insert into orbhook.deliveries
-                          select (jsonb_populate_record(m, jsonb_build_object('id', a.id, 'event_id', a.id))).*
-                          from model m, made a)
+                          select r.* from model m, made a,
+                          jsonb_populate_record(m.d, jsonb_build_object('id', a.id, 'event_id', a.id)) r)
                  insert into orbhook.attempts
-                 select (jsonb_populate_record(t, jsonb_build_object('delivery_id', a.id))).*
-                 from made a, (select * from orbhook.attempts t
-                               where t.delivery_id = (select m.id from model m)) t"
+                 select r.* from model m, made a,
+                 jsonb_populate_record(m.t, jsonb_build_object('delivery_id', a.id)) r"
             ))
             .await;
     }
