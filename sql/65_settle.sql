@@ -134,10 +134,14 @@ begin
     from (select s.webhook_id
           from orbhook.webhook_state s
           where s.webhook_id in (
-              select a.webhook_id from unnest(v_reported) a
+              -- Once for each webhook: while an old snapshot is open its row may have thousands of versions to pass over.
+              select a.webhook_id
+              from (select r.webhook_id,
+                           bool_or(r.verdict in ('retry', 'message_permanent', 'endpoint_permanent')) as has_failed,
+                           bool_or(r.verdict = 'delivered') as has_delivered
+                    from unnest(v_reported) r group by r.webhook_id) a
               join orbhook.webhook_state t on t.webhook_id = a.webhook_id
-              where a.verdict in ('retry', 'message_permanent', 'endpoint_permanent')
-                 or (a.verdict = 'delivered' and t.failing_since is not null))
+              where a.has_failed or (a.has_delivered and t.failing_since is not null))
           order by s.webhook_id
           for update) l;
 

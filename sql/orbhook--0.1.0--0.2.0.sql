@@ -1,9 +1,9 @@
 -- From 0.1.0 to 0.2.0: retention, and weekly partitions for events.
 --
--- New tables and functions, an index, functions that know of them, and others that changed (claim, look, pacing, erase). No
--- table that exists is rewritten, and none but event_keys, near the end, is read or locked for longer than a catalogue entry
--- takes; whoever emits without an idempotency key or delivers meanwhile goes on. Events so far stay in events_default, from
--- which they go in steps; while it is larger than 64 MiB no weekly partitions are made.
+-- New tables and functions, an index, functions that know of them, and others that changed (claim, look, settle, pacing,
+-- erase). No table that exists is rewritten, and none but event_keys, near the end, is read or locked for longer than a
+-- catalogue entry takes; whoever emits without an idempotency key or delivers meanwhile goes on. Events so far stay in
+-- events_default, from which they go in steps; while it is larger than 64 MiB no weekly partitions are made.
 
 set local search_path = pg_catalog, pg_temp;
 
@@ -1302,6 +1302,181 @@ Errors: 22023 (no user_id).';
 comment on function @extschema@.orbhook_replay(uuid, timestamptz, timestamptz, text) is
 'Sends again what was created for a webhook in [since, until): "only" (a reserved word, so quoted when named) = failed, all, or a jsonpath on the payload. Returns the replay''s id at once; a sidecar queues it in bounded steps (orbhook.replay_progress). Deliveries keep their ids and attempts; those whose event is no longer kept (orbhook.retention) are passed over.
 Errors: 22023 (no such webhook, span, jsonpath).';
+
+create or replace function orbhook.settle(p_sidecar uuid, p_results jsonb)
+returns table (delivery_id uuid, attempt integer, status text, late boolean, due_in_ms integer, reason text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set jit = off set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now      timestamptz := clock_timestamp();
+    v_period   date := orbhook._period();
+    v_reported orbhook._outcome[];
+    v_locked   uuid[];
+    v_done     uuid[];
+    v_applied  orbhook._outcome[];
+    v_endings  orbhook._ending[];
+    v_ended    uuid[];
+begin
+    -- The judgement needs no lock: it reads the result and the webhook's provider.
+    select array_agg(row(r.delivery, r.attempt, r.outcome, r.started_at, r.duration_ms, r.connect_ms, r.first_byte_ms,
+                         left(r.address, 100), r.status, r.headers, r.body, coalesce(r.body_cut, false), r.error_class, r.error,
+                         d.webhook_id,
+                         -- "Gone", said to a request from before somebody changed the webhook, was said of what it was then.
+                         case when j.parts[1] = 'endpoint_permanent' and r.started_at < w.updated_at then 'retry' else j.parts[1] end,
+                         j.parts[2]::double precision,
+                         coalesce(j.parts[3]::boolean, false), coalesce(j.parts[4]::boolean, false), j.parts[5])::orbhook._outcome)
+    into v_reported
+    from (select x.*, v_now - make_interval(secs => least(greatest(coalesce(x.started_ago_ms, 0), 0), 86400000) / 1000.0) as started_at
+          from jsonb_to_recordset(p_results) as x (
+              delivery uuid, attempt integer, outcome text, started_ago_ms bigint, duration_ms integer, connect_ms integer,
+              first_byte_ms integer, address text, status integer, headers jsonb, body text, body_cut boolean,
+              error_class text, error text)) r
+    left join orbhook.deliveries_open d on d.id = r.delivery and d.attempts = r.attempt and d.outcome_attempt < r.attempt
+    left join orbhook.webhooks w on w.id = d.webhook_id
+    left join lateral (
+        select case r.outcome
+                   when 'released' then array['released', null, null, null, null]
+                   when 'parked' then array['parked', null, null, null, coalesce(r.error, 'a secret could not be opened')]
+                   when 'answered' then orbhook._judge(coalesce(w.provider_type, 'GENERIC'), w.target, r.status,
+                                                       coalesce(r.headers::text, '{}'), coalesce(r.body, ''),
+                                                       floor(extract(epoch from v_now))::bigint)
+                   else array['retry', null, null, null, coalesce(r.error, 'no answer')]
+               end) as j (parts) on d.id is not null;
+
+    -- State first. A webhook that only succeeds and has no failures behind it is not touched.
+    select array_agg(l.webhook_id)
+    into v_locked
+    from (select s.webhook_id
+          from orbhook.webhook_state s
+          where s.webhook_id in (
+              -- Once for each webhook: while an old snapshot is open its row may have thousands of versions to pass over.
+              select a.webhook_id
+              from (select r.webhook_id,
+                           bool_or(r.verdict in ('retry', 'message_permanent', 'endpoint_permanent')) as has_failed,
+                           bool_or(r.verdict = 'delivered') as has_delivered
+                    from unnest(v_reported) r group by r.webhook_id) a
+              join orbhook.webhook_state t on t.webhook_id = a.webhook_id
+              where a.has_failed or (a.has_delivered and t.failing_since is not null))
+          order by s.webhook_id
+          for update) l;
+
+    v_done := orbhook._settle_delivered(p_sidecar, v_reported, v_now, v_period);
+    if v_done is not null then
+        select array_agg(a) into v_reported
+        from unnest(v_reported) a where a.verdict is null or a.delivery <> all (v_done);
+    end if;
+    if v_reported is null then
+        return;
+    end if;
+
+    -- The fence, under the row's lock.
+    select array_agg(x.outcome)
+    into v_applied
+    from (select a as outcome
+          from unnest(v_reported) a
+          join orbhook.deliveries_open d on d.id = a.delivery and d.attempts = a.attempt and d.outcome_attempt < a.attempt
+          where a.verdict is not null
+          order by d.id
+          for update of d) x;
+
+    insert into orbhook.attempts (
+        delivery_id, number, webhook_id, sidecar, started_at, duration_ms, connect_ms, first_byte_ms, address,
+        status_code, error_class, error, response_headers, response_body, body_cut, late, period)
+    select a.delivery, a.attempt, a.webhook_id, p_sidecar, a.started_at, a.duration_ms, a.connect_ms, a.first_byte_ms, a.address,
+           a.status,
+           case when a.verdict = 'delivered' then null
+                when a.is_rate_limited then 'rate_limited'
+                else orbhook._error_class(a.outcome, a.status, a.error_class) end,
+           left(a.reason, 2000), a.headers, a.body, a.body_cut, false, v_period
+    from unnest(v_applied) a
+    where a.verdict not in ('released', 'parked');
+
+    if coalesce(cardinality(v_applied), 0) < cardinality(v_reported) then
+        return query
+        select l.* from orbhook._record_late(p_sidecar, array(
+            select a from unnest(v_reported) a
+            where not exists (select from unnest(v_applied) b where b.delivery = a.delivery and b.attempt = a.attempt))) l;
+    end if;
+
+    update orbhook.webhook_state s
+    set consecutive_failures = case when c.failed = 0 then 0
+                                    when c.delivered > 0 then c.failed
+                                    else s.consecutive_failures + c.failed end,
+        failing_since = case when c.failed = 0 then null
+                             when c.delivered > 0 or s.failing_since is null then v_now
+                             when s.last_failed_at < v_now - interval '1 day' then s.failing_since + (v_now - s.last_failed_at)
+                             else s.failing_since end,
+        last_failed_at = case when c.failed > 0 then v_now else s.last_failed_at end,
+        paused_until = greatest(s.paused_until, v_now + make_interval(secs => c.pause_seconds)),
+        pause_reason = coalesce(c.pause_reason, s.pause_reason)
+    from (select a.webhook_id,
+                 count(*) filter (where a.verdict = 'delivered') as delivered,
+                 count(*) filter (where a.verdict in ('retry', 'message_permanent', 'endpoint_permanent')) as failed,
+                 max(orbhook._pause_seconds(orbhook._retry_delay_seconds(w.retry_delay, 1), a.after_seconds))
+                     filter (where a.is_pause) as pause_seconds,
+                 max(a.reason) filter (where a.is_pause) as pause_reason
+          from unnest(v_applied) a
+          join orbhook.webhooks w on w.id = a.webhook_id
+          group by a.webhook_id) c
+    where s.webhook_id = c.webhook_id and s.webhook_id = any (v_locked)
+      and (c.failed > 0 or (c.delivered > 0 and s.failing_since is not null));
+
+    perform orbhook._switch_off(a.webhook_id, a.reason) from unnest(v_applied) a where a.verdict = 'endpoint_permanent';
+    -- A key that is only missing (class key) is in key_ids already: the next claim knows.
+    update orbhook.webhooks w
+    set key_ids = array_append(w.key_ids, 'unreadable')
+    from (select distinct a.webhook_id from unnest(v_applied) a where a.verdict = 'parked' and a.error_class = 'secret') u
+    where w.id = u.webhook_id and array_position(w.key_ids, 'unreadable') is null;
+    perform orbhook._switch_off_failing(array_agg(a.webhook_id)) from unnest(v_applied) a
+    where a.verdict in ('retry', 'message_permanent') having count(*) > 0;
+
+    select array_agg(row(a.delivery,
+                         case when a.verdict = 'delivered' then 'delivered' else 'failed' end,
+                         a.status, case when a.verdict = 'delivered' then null else a.reason end)::orbhook._ending),
+           array_agg(a.delivery)
+    into v_endings, v_ended
+    from unnest(v_applied) a
+    join orbhook.deliveries_open d on d.id = a.delivery
+    left join orbhook.webhooks w on w.id = a.webhook_id
+    where a.verdict in ('delivered', 'message_permanent', 'endpoint_permanent')
+       or (a.verdict = 'parked' and d.is_test)
+       or (a.verdict = 'retry'
+           and (d.is_test
+                or (d.failures >= coalesce(w.max_retries, 0)
+                    and not (a.is_rate_limited and coalesce(d.first_due_at, d.due_at) > v_now - interval '24 hours'))));
+
+    update orbhook.deliveries_open d
+    set lease_until = null, claimed_by = null, outcome_attempt = a.attempt,
+        failures = d.failures + case when a.verdict in ('released', 'parked')
+                                          or (a.is_rate_limited and coalesce(d.first_due_at, d.due_at) > v_now - interval '24 hours')
+                                     then 0 else 1 end,
+        first_due_at = case when a.verdict in ('released', 'parked') then d.first_due_at else coalesce(d.first_due_at, d.due_at) end,
+        due_at = case when a.verdict in ('released', 'parked') then d.due_at
+                      else v_now + make_interval(secs => orbhook._retry_after_seconds(
+                               orbhook._retry_delay_seconds(w.retry_delay, d.failures + 1), a.after_seconds, random())) end,
+        last_status_code = coalesce(a.status, case when a.verdict in ('released', 'parked') then d.last_status_code end),
+        last_error = coalesce(a.reason, d.last_error)
+    from unnest(v_applied) a
+    join orbhook.webhooks w on w.id = a.webhook_id
+    where d.id = a.delivery and a.delivery <> all (coalesce(v_ended, '{}'));
+
+    perform orbhook._report_failures(v_endings);
+    perform orbhook._finish(v_endings);
+
+    return query
+    select a.delivery, a.attempt,
+           case when a.delivery = any (v_ended) then case a.verdict when 'delivered' then 'delivered' else 'failed' end
+                when a.verdict = 'parked' then 'parked'
+                else 'pending' end,
+           false, case when a.verdict <> 'parked' then (extract(epoch from d.due_at - v_now) * 1000)::integer end, a.reason
+    from unnest(v_applied) a
+    left join orbhook.deliveries_open d on d.id = a.delivery
+    where a.verdict not in ('delivered', 'released') or a.reason is not null;
+end
+$$;
 
 -- Whoever waits for this lock makes everybody wait who comes after and gives an idempotency key. So they are let pass after a
 -- tenth of a second, and it is tried again. Near the end, since it is kept until the commit.

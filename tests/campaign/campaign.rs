@@ -151,9 +151,8 @@ pub(crate) async fn run(settings: &Settings) -> Outcome {
         leftovers,
     };
     let verdict = checker::check(&history);
-    let first = verdict.violations.first();
-    let first_history =
-        first.and_then(|violation| violation.delivery).map_or(Vec::new(), |id| history.of_delivery(id));
+    let first = verdict.violations.iter().find_map(|violation| violation.delivery);
+    let first_history = first.map_or(Vec::new(), |id| history.of_delivery(id));
     let mut counts = counts(&history, &verdict, receivers.torn());
     if let Some(pauses) = pauses {
         counts.push(("webhooks paused for a while".to_owned(), pauses.to_string()));
@@ -236,6 +235,9 @@ async fn look_for_leftovers(stage: &Stage, fleet: &Fleet, ledger: &Ledger, is_pe
         if tokio::time::timeout(DEADLINE, gone).await.is_err() {
             leftovers.push(format!("{what} are left"));
         }
+    }
+    if stage.had_deadlocks() {
+        leftovers.push("a server's log tells of a deadlock".to_owned());
     }
     // What is pending is held by a bug that leaves more behind than damage; one verdict is enough.
     if !is_pending {

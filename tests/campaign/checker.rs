@@ -1,6 +1,8 @@
 //! The ten invariants, and what breaks them.
 
 mod repeats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -62,8 +64,12 @@ pub(crate) struct Verdict {
 /// The database's times and the receivers' come from one clock, but not from one moment.
 const CLOCK_SLACK: Micros = 250 * MILLISECOND;
 
-/// How long before a request a fault may lie that makes it a duplicate: a stop for longer than a lease is the longest.
-const FAULT_REACH: Micros = 20 * SECOND;
+/// How long before an attempt is recorded as begun it may have been claimed: a paced one waits for its moment, a quarter of a
+/// second at most.
+const CLAIMED_BEFORE: Micros = 500 * MILLISECOND;
+
+/// A request may have been on its way, or its receiver busy, for so long after its sidecar was gone.
+const ARRIVES_WITHIN: Micros = 2 * SECOND;
 
 /// A process that lives on has this long to report an outcome.
 const REPORT_WITHIN: Micros = 30 * SECOND;
@@ -274,7 +280,7 @@ impl<'a> Checker<'a> {
             if was_answered
                 && self
                     .excuses
-                    .find_silence(process, arrival.sidecar, arrival.at - FAULT_REACH, until)
+                    .find_silence(process, arrival.sidecar, arrival.at - ARRIVES_WITHIN, until)
                     .is_none()
             {
                 let what = format!("{process} lived on and never reported attempt {number}");

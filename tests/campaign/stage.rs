@@ -281,6 +281,11 @@ impl Stage {
         }
     }
 
+    /// At any time, on any server.
+    pub(crate) fn had_deadlocks(&self) -> bool {
+        self.sites.iter().any(|site| site.log().contains("deadlock detected"))
+    }
+
     /// Adds the servers' logs to the others.
     pub(crate) fn keep_logs(&self, directory: &Path) {
         for (number, site) in self.sites.iter().enumerate() {

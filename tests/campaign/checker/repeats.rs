@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{CLOCK_SLACK, Checker, FAULT_REACH, Invariant};
+use super::{ARRIVES_WITHIN, CLAIMED_BEFORE, CLOCK_SLACK, Checker, Invariant};
 use crate::clock::{MILLISECOND, Micros};
 use crate::history::{Attempt, Delivery};
 use crate::receivers::{Arrival, Reply};
@@ -53,7 +53,9 @@ impl Checker<'_> {
         let culprit = if before.attempt < again.attempt { before } else { again };
         let process = self.history.database.process(culprit.sidecar);
         let attempt = self.history.database.attempts.get(&(id, culprit.attempt));
-        let from = before.at.min(again.at) - FAULT_REACH;
+        // From its claim on: what hit its sidecar or the server before is no excuse.
+        let claimed_at = attempt.map_or(Micros::MAX, |attempt| attempt.started_at - CLAIMED_BEFORE);
+        let from = claimed_at.min(culprit.at - ARRIVES_WITHIN);
         if let Some(kind) = self.excuses.find(process, culprit.sidecar, from, again.at) {
             return Ok(format!("{kind:?}"));
         }
