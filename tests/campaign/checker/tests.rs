@@ -47,10 +47,9 @@ fn a_sidecar_that_lives_and_never_reports_is_noticed() {
 fn what_was_rolled_back_and_came_is_noticed() {
     let killed = [fault(Kind::SidecarKilled, CLAIMED + 100 * MILLISECOND, "first")];
     let mut history = sent_twice(&killed, "unknown");
-    history.ledger.insert(
-        TOKEN,
-        Entry { fate: Fate::RolledBack, at: CLAIMED - SECOND, event_type: "USER_LOGIN" },
-    );
+    history
+        .ledger
+        .insert(TOKEN, Entry { fate: Fate::RolledBack, at: CLAIMED - SECOND, event_type: "USER_LOGIN" });
     assert_eq!(broken(&check(&history)), [Invariant::RolledBackStaysSilent]);
 }
 
@@ -130,8 +129,7 @@ fn fault(kind: Kind, from: Micros, process: &str) -> Fault {
 }
 
 fn broken(verdict: &Verdict) -> Vec<Invariant> {
-    let mut broken: Vec<Invariant> =
-        verdict.violations.iter().map(|violation| violation.invariant).collect();
+    let mut broken: Vec<Invariant> = verdict.violations.iter().map(|violation| violation.invariant).collect();
     broken.sort_unstable();
     broken.dedup();
     broken
